@@ -1,0 +1,166 @@
+"""NIfTI-1 and NIfTI-2, single file, plain or gzip: hostile headers are refused before anything is allocated."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ivan.data.volume import Grid, as_float32, check_claim, image_suffix, squeeze_shape
+from ivan.errors import InputError
+
+_DEFLATE_RATIO = 1032  # deflate cannot expand a byte into more
+_MAX_OFFSET = 1 << 24  # header extensions beyond 16 MiB are damage
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
+    """Read a NIfTI file.
+
+    Returns:
+        `[I, J, K]` float32 in stored order, slope and intercept applied, and the grid with the file's header.
+
+    Raises:
+        InputError: see `ivan.data.read_volume`.
+    """
+    from nibabel.imageglobals import LoggingOutputSuppressor
+
+    compressed = image_suffix(path) == ".nii.gz"
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    if zipped != compressed:
+        found, remedy = ("gzip", "add .gz to its name") if zipped else ("no gzip", "name it .nii or compress it")
+        raise InputError(f"{path}: {found} data, but the name says otherwise; {remedy} if it is NIfTI, or convert it")
+    try:
+        with LoggingOutputSuppressor():
+            header = _read_header(path, compressed)
+            shape, length = _check_header(path, header, compressed)
+            if compressed:
+                # All of it in one pass, to its end: only there is the checksum verified.
+                image = _image_class(header).from_bytes(_inflate(path, length))
+            else:
+                image = _image_class(header).from_filename(str(path))
+            header = image.header  # checked: zero or negative voxel sizes are mended
+            stored = as_float32(path, image.get_fdata(dtype=np.float32, caching="unchanged"))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: damaged or truncated gzip data ({error}); copy or download it again") from None
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # nibabel raises many kinds for damaged headers
+        raise InputError(f"{path}: damaged NIfTI file ({error}); convert or copy it again") from None
+    affine = _check_affine(path, header)
+    has_affine = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+    grid = Grid("nifti", tuple(header.get_data_shape()), affine, has_affine, header=header)
+    return stored.reshape(shape), grid
+
+
+def _read_header(path: Path, compressed: bool) -> Any:
+    from nibabel import nifti1, nifti2
+
+    opener: Any = gzip.open if compressed else open
+    with opener(path, "rb") as file:
+        start = file.read(540)
+    if start[344:348] == b"n+1\0" and len(start) >= 348:
+        return nifti1.Nifti1Header(start[:348], check=False)
+    if start[4:8] == b"n+2\0" and len(start) >= 540:
+        return nifti2.Nifti2Header(start[:540], check=False)
+    if start[344:348] in (b"ni1\0", b"\0\0\0\0") or start[4:8] == b"ni2\0":
+        raise InputError(f"{path}: half of an .hdr/.img pair, expected a single-file NIfTI; convert it (mri_convert, nibabel)")
+    raise InputError(f"{path}: not a NIfTI file, whatever its name says; convert it first (DICOM: dcm2niix)")
+
+
+def _check_header(path: Path, header: Any, compressed: bool) -> tuple[tuple[int, ...], int]:
+    """Check size, type and position of the data; return the volume's shape and the file's length in bytes."""
+    axes = int(header["dim"][0])
+    if not 1 <= axes <= 7:
+        raise InputError(f"{path}: its header claims {axes} axes, expected 2 to 7; the header is damaged")
+    claimed = tuple(int(extent) for extent in header["dim"][1 : axes + 1])
+    try:
+        dtype = header.get_data_dtype()
+    except Exception:
+        raise InputError(f"{path}: unknown data type code {int(header['datatype'])}; the header is damaged") from None
+    if dtype.fields is not None or dtype.kind not in "iuf":
+        kind = "RGB colours" if dtype.fields is not None else f"{dtype} values"
+        raise InputError(f"{path}: holds {kind}, expected one real number per voxel; convert it to gray values first")
+    offset = float(header["vox_offset"])
+    if not 0 <= offset <= _MAX_OFFSET:
+        raise InputError(f"{path}: its header places the data at byte {offset:g}; the header is damaged")
+    size = path.stat().st_size
+    check_claim(path, claimed, dtype.itemsize, (size * _DEFLATE_RATIO if compressed else size) - offset)
+    shape = squeeze_shape(path, claimed)
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isinf(slope) or np.isinf(intercept):
+        raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} of its header, expected finite numbers")
+    return (*shape, 1)[:3], int(np.prod(claimed)) * dtype.itemsize + max(int(offset), 352)
+
+
+def _inflate(path: Path, length: int) -> bytes:
+    with gzip.open(path, "rb") as file:
+        content = file.read(length)
+        if len(content) < length:
+            raise InputError(
+                f"{path}: holds {len(content)} bytes after decompression, its header claims {length}; "
+                "it is truncated, copy it again"
+            )
+        _drain(file)
+    return content
+
+
+def _drain(file: IO[bytes], limit: int = 1 << 26) -> None:
+    """Read to the end, where gzip checks its checksum; give up (without an error) after 64 MiB of trailing bytes."""
+    while limit > 0 and (chunk := file.read(1 << 20)):
+        limit -= len(chunk)
+
+
+def _check_affine(path: Path, header: Any) -> np.ndarray:
+    from nibabel.orientations import io_orientation
+
+    try:
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    except Exception as error:
+        raise InputError(f"{path}: its affine cannot be read ({error}); repair the header (fslorient)") from None
+    usable = affine.shape == (4, 4) and bool(np.isfinite(affine).all())
+    if usable:
+        columns = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+        # Relative to the voxel sizes: micrometres and metres are both fine, parallel or absent axes are not.
+        usable = bool((columns > 0).all()) and abs(np.linalg.det(affine[:3, :3] / columns)) > 1e-4
+        usable = usable and not np.isnan(io_orientation(affine)).any()
+    if not usable:
+        raise InputError(f"{path}: its affine is singular or not finite, so its axes are unknown; repair the header (fslorient)")
+    return affine
+
+
+def write_nifti(file: IO[bytes], stored: np.ndarray, grid: Grid, affine: np.ndarray, compressed: bool) -> None:
+    """Write float32 voxels on a grid.
+
+    Args:
+        file: open for writing.
+        stored: `[I, J, K]` float32 in the grid's stored order.
+        grid: shape, affine, units and codes come from its header where it is NIfTI.
+        affine: `[4, 4]` of `stored`, used where the grid has no NIfTI header.
+        compressed: write gzip (with no name and time in it: equal images give equal bytes).
+    """
+    import nibabel as nib
+
+    image: Any
+    if grid.format == "nifti":
+        header = grid.header.copy()
+        header.set_data_dtype(np.float32)
+        header.extensions.clear()  # they describe the acquisition of the source
+        header["cal_min"] = header["cal_max"] = 0  # the source's display window
+        image = _image_class(header)(stored.reshape(grid.shape), None, header)
+    else:
+        image = nib.Nifti1Image(stored, affine)
+    if compressed:
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as zipped:
+            image.to_stream(zipped)
+    else:
+        image.to_stream(file)
+
+
+def _image_class(header: Any) -> Any:
+    import nibabel as nib
+
+    return nib.Nifti2Image if int(header["sizeof_hdr"]) == 540 else nib.Nifti1Image

@@ -1,0 +1,68 @@
+"""Gray PNG images of 1 to 16 bits, as fractions of their full scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ivan.data.volume import Grid, check_claim
+from ivan.errors import InputError
+
+_DEFLATE_RATIO = 1032
+
+
+def read_png(path: Path) -> tuple[np.ndarray, Grid]:
+    """Read a gray PNG.
+
+    Gray-valued RGB, RGBA and palette images are accepted; true colour and transparency are refused.
+
+    Returns:
+        `[H, W]` float32 from 0 to 1 (255 of 8 bits and 65535 of 16 bits are 1) and the grid.
+
+    Raises:
+        InputError: see `ivan.data.read_volume`.
+    """
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                check_claim(path, (image.height, image.width), 1 / 8, path.stat().st_size * _DEFLATE_RATIO)
+                values = _gray(path, image)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for damage
+        reason = "not a PNG image, whatever its name says" if "cannot identify" in str(error) else f"damaged or truncated PNG ({error})"
+        raise InputError(f"{path}: {reason}; export it again as a gray PNG of 8 or 16 bits") from None
+    return values, Grid("png", values.shape, np.eye(4), has_affine=False, image=True)
+
+
+def _gray(path: Path, image: Any) -> np.ndarray:
+    if image.mode == "1":
+        return np.asarray(image, dtype=np.float32)
+    if image.mode.startswith("I"):  # 16 bits; older Pillow calls them "I"
+        return (np.asarray(image).astype(np.float64) / 65535).astype(np.float32)
+    if image.mode == "P":
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    array = np.asarray(image)
+    if array.ndim == 2:
+        return array.astype(np.float32) / np.float32(255)
+    colours, alpha = (array[..., :-1], array[..., -1]) if image.mode in ("LA", "RGBA") else (array, None)
+    if alpha is not None and (alpha != 255).any():
+        raise InputError(f"{path}: has transparent pixels, expected an opaque gray image; remove its alpha channel")
+    if (colours != colours[..., :1]).any():
+        raise InputError(f"{path}: a colour image, expected gray values; convert it to one channel first")
+    return colours[..., 0].astype(np.float32) / np.float32(255)
+
+
+def write_png(file: IO[bytes], stored: np.ndarray) -> None:
+    """Write `[H, W]` values from 0 to 1 as 16-bit gray, rounded; values beyond are clipped."""
+    from PIL import Image
+
+    levels = np.rint(np.clip(stored.astype(np.float64), 0, 1) * 65535).astype(np.uint16)
+    Image.fromarray(np.ascontiguousarray(levels)).save(file, format="PNG")
