@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .content import CaseResult, Column, MetricRow, MetricTable, Synthesis
+from .write import write_report
 
-__all__ = ["CaseResult", "Column", "MetricRow", "MetricTable", "Synthesis"]
+__all__ = ["CaseResult", "Column", "MetricRow", "MetricTable", "Synthesis", "write_report"]

@@ -1,0 +1,140 @@
+"""The parts of the report that need no script: metric table, headline cards, warnings, configuration, as escaped HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from .content import Column, MetricRow, MetricTable
+
+ARROW = "\u2192"
+
+
+def format_number(value: float | None) -> str:
+    """A number as a reader compares it: four significant digits, infinity as a sign, a dash where nothing was measured."""
+    if value is None or math.isnan(value):
+        return "\u2013"
+    if math.isinf(value):
+        return "\u221e" if value > 0 else "\u2212\u221e"
+    size = abs(value)
+    if size >= 10:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if size >= 1e-3 or value == 0 else f"{value:.2e}"
+
+
+def _score(column: Column, value: float) -> float:
+    """The larger, the better."""
+    if column.better == "lower":
+        return -value
+    return -abs(value - 1) if column.better == "one" else value
+
+
+def _best(table: MetricTable) -> dict[tuple[str, str, str, str], float]:
+    """Best score of each (case, direction, target) and column, where several methods are compared."""
+    groups: dict[tuple[str, str, str, str], list[float]] = {}
+    for row in table.rows:
+        for column in table.columns:
+            value = row.values.get(column.key)
+            if value is not None and not math.isnan(value):
+                groups.setdefault((row.case, row.direction, row.target, column.key), []).append(
+                    _score(column, value)
+                )
+    return {key: max(scores) for key, scores in groups.items() if len(scores) > 1}
+
+
+def metric_section(table: MetricTable) -> str:
+    """The sortable table with the protocol of every column below it; empty without rows."""
+    if not table.rows:
+        return ""
+    best = _best(table)
+    wishes = {"higher": "higher is better", "lower": "lower is better", "one": "1 is best"}
+    heads = ["Case", "Direction", "Target", "Method"]
+    cells = [f'<th scope="col"><button type="button">{text}</button></th>' for text in heads]
+    for column in table.columns:
+        unit = f" [{escape(column.unit)}]" if column.unit else ""
+        small = f"<small>{wishes[column.better]}</small>"
+        cells.append(
+            f'<th scope="col" class="number"><button type="button">{escape(column.label)}{unit}</button>{small}</th>'
+        )
+    lines = [_metric_row(table, row, best) for row in table.rows]
+    protocol = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(c.protocol)}</dd>" for c in table.columns)
+    return (
+        '<section id="metrics"><h2>Metrics</h2><div class="scroller"><table class="sortable"><thead><tr>'
+        f"{''.join(cells)}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<h3>Protocol</h3><dl class="protocol">{protocol}</dl></section>'
+    )
+
+
+def _metric_row(table: MetricTable, row: MetricRow, best: Mapping[tuple[str, str, str, str], float]) -> str:
+    cells = [f"<td>{escape(text)}</td>" for text in (row.case, row.direction, row.target, row.method)]
+    for column in table.columns:
+        value = row.values.get(column.key)
+        known = value is not None and not math.isnan(value)
+        key = (row.case, row.direction, row.target, column.key)
+        mark = " best" if known and key in best and _score(column, float(value or 0)) == best[key] else ""
+        raw = "" if not known else f"{value:.10g}".replace("inf", "Infinity")
+        cells.append(f'<td class="number{mark}" data-value="{raw}">{format_number(value)}</td>')
+    return f'<tr class="{"" if row.method == "iVAN" else "other"}">{"".join(cells)}</tr>'
+
+
+def headline(table: MetricTable) -> str:
+    """Cards with the first column's number of each direction and target (mean over cases) and the best other method's."""
+    if not table.rows or not table.columns:
+        return ""
+    column = table.columns[0]
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in table.rows:
+        value = row.values.get(column.key)
+        if value is not None and math.isfinite(value):
+            values.setdefault((row.direction, row.target), {}).setdefault(row.method, []).append(value)
+    cards = []
+    for (direction, target), methods in values.items():
+        if "iVAN" not in methods:
+            continue
+        means = {method: sum(found) / len(found) for method, found in methods.items()}
+        own = means.pop("iVAN")
+        count = len(methods["iVAN"])
+        against = ""
+        if means:
+            method = max(means, key=lambda m: _score(column, means[m]))
+            against = f'<div class="against">{escape(method)}: <span class="num">{format_number(means[method])}</span></div>'
+        cases = "" if count == 1 else f" (mean of {count} cases)"
+        cards.append(
+            f'<div class="card"><div class="what">{escape(column.label)}, {escape(direction)}, {escape(target)}{cases}</div>'
+            f'<div class="value num">{format_number(own)} <small>{escape(column.unit)}</small></div>{against}</div>'
+        )
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def alert(kind: str, title: str, lines: Sequence[str]) -> str:
+    """A coloured box; empty without lines."""
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    role = ' role="alert"' if kind == "warning" else ""
+    return f'<div class="alert {kind}"{role}><strong>{escape(title)}</strong><ul>{items}</ul></div>'
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, text) pairs."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            pairs.append((f"{prefix}{name}", text))
+    return pairs
+
+
+def facts(anchor: str, title: str, values: Mapping[str, Any]) -> str:
+    """A two-column table of settings or versions; empty without entries."""
+    if not values:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(text) or '&ndash;'}</td></tr>"
+        for name, text in _flat(values)
+    )
+    return f'<section id="{anchor}"><h2>{title}</h2><div class="scroller"><table class="facts"><tbody>{rows}</tbody></table></div></section>'
