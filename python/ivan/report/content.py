@@ -18,6 +18,7 @@ class Synthesis:
         reference: [X, Y, Z] float like `prediction`, or None where the real image does not exist.
         sources: names of the modalities it was made from, keys of `CaseResult.images`.
         direction: "forward" (sources -> targets) or "inverse".
+        data_range: range for the PSNR of single slices, in the same units; None: the display range.
     """
 
     target: str
@@ -25,6 +26,7 @@ class Synthesis:
     sources: Sequence[str]
     direction: str = "forward"
     reference: np.ndarray | None = None
+    data_range: float | None = None
 
 
 @dataclass(frozen=True)

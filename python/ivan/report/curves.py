@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 MAX_POINTS = 400
-# What each number of metrics.jsonl is called; colours are shared by the training and validation lines of one quantity.
+# What each number of metrics.jsonl is called; the training and validation lines of a quantity share a colour.
 _LOSSES = {"total": "total", "loss": "total", "forward": "forward", "reverse": "reverse"}
 _PSNR = {"psnr_forward": "forward", "psnr_reverse": "reverse", "psnr_inverse": "reverse", "psnr": "forward"}
 _SSIM = {"ssim_forward": "forward", "ssim_reverse": "reverse", "ssim": "forward"}
@@ -27,7 +27,8 @@ def _thin(points: list[list[float]]) -> list[list[float]]:
 def charts(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Charts of losses (logarithmic), PSNR and SSIM from records with "step", "split" and numbers.
 
-    Records without a step and numbers that are not finite (or, on the logarithmic scale, not positive) are left out.
+    Records without a step are left out, and so are numbers that are not finite (or, on the logarithmic scale,
+    not positive).
     """
     records = [r for r in history if isinstance(r.get("step"), (int, float))]
     result = []

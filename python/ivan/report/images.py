@@ -15,7 +15,7 @@ from ivan.errors import InputError
 
 from .content import CaseResult, Synthesis
 
-# plane -> (axis of the slices, its name, spacing axes of a column and a row step, markers left right top bottom)
+# plane -> (axis of the slices, its name, axes of a column and a row step, markers left right top bottom)
 _PLANES: dict[str, tuple[int, str, tuple[int, int], list[str]]] = {
     "axial": (2, "z", (0, 1), ["R", "L", "A", "P"]),
     "coronal": (1, "y", (0, 2), ["R", "L", "S", "I"]),
@@ -25,7 +25,7 @@ ERROR_ZERO = 127  # byte of a zero error; the viewer's colours are symmetric abo
 
 
 def display_slices(volume: np.ndarray, plane: str = "axial", oriented: bool = True) -> np.ndarray:
-    """[X, Y, Z] in RAS order -> [slices, rows, columns] as radiologists look at them (patient's right at the left).
+    """[X, Y, Z] in RAS order -> [slices, rows, columns] as radiologists look at them (R at the left).
 
     With `oriented=False` (plain 2D images) left and right stay as in the file.
     """
@@ -34,7 +34,7 @@ def display_slices(volume: np.ndarray, plane: str = "axial", oriented: bool = Tr
 
 
 def _span(images: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Display range shared by images of one modality: 0 (or the 0.1st percentile) to the 99.9th percentile of the foreground."""
+    """Display range of a modality: 0 (or the 0.1st percentile) to the foreground's 99.9th percentile."""
     values = np.concatenate([image[np.isfinite(image)].ravel() for image in images])
     if values.size == 0:
         return 0.0, 1.0
@@ -68,20 +68,20 @@ def _gray(slices: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def slice_psnr(
-    prediction: np.ndarray, reference: np.ndarray, span: tuple[float, float]
-) -> list[float | None]:
-    """PSNR of each slice [S, H, W] at the display range, None where the reference is empty or both are equal."""
+def slice_psnr(prediction: np.ndarray, reference: np.ndarray, data_range: float) -> list[float | None]:
+    """PSNR of each slice [S, H, W]; None where the reference is empty or nothing finite comes out."""
+    from ivan.metrics import psnr
+
     result: list[float | None] = []
-    for a, b in zip(prediction.astype(np.float64), reference.astype(np.float64), strict=True):
-        error = float(np.mean((a - b) ** 2))
-        usable = np.isfinite(error) and error > 0 and bool(np.any(b > span[0]))
-        result.append(round(10 * math.log10((span[1] - span[0]) ** 2 / error), 2) if usable else None)
+    for p, r in zip(prediction, reference, strict=True):
+        usable = bool(np.isfinite(p).all() and np.isfinite(r).all()) and r.min() < r.max()
+        value = float(psnr(r, p, data_range=data_range)) if usable else math.inf
+        result.append(round(value, 2) if math.isfinite(value) else None)
     return result
 
 
 def chosen_slices(case: CaseResult, limit: int) -> np.ndarray:
-    """Indices along the plane's axis to show: the asked range, or all with foreground, at most `limit`, evenly spread."""
+    """Slice indices to show: the asked range or all, those with foreground, at most `limit` evenly spread."""
     images = [*case.images.values(), *(s.prediction for s in case.syntheses)]
     axis = _PLANES[case.plane][0] if case.oriented else 2
     start, stop = case.slices or (0, images[0].shape[axis])
@@ -117,7 +117,7 @@ def _check(case: CaseResult) -> None:
 
 
 def case_payload(case: CaseResult, max_slices: int, simulated: Collection[str] = ()) -> dict[str, Any]:
-    """What `viewer.js` needs of one case: sprites, panels of every view, geometry. At most `max_slices` slices.
+    """What `viewer.js` needs of a case: at most `max_slices` slices as sprites, panels of every view, geometry.
 
     Raises:
         InputError: images of different shapes, an unknown plane, or a source without an image.
@@ -167,7 +167,7 @@ def case_payload(case: CaseResult, max_slices: int, simulated: Collection[str] =
             png = _sheet(coded[:, top:bottom, left:right], columns)
             images[f"error {number}"] = {"src": png, "kind": "error", "low": -reach, "high": reach}
             panels.append(panel("Error", "prediction \u2212 reference", f"error {number}", ""))
-            psnr = slice_psnr(prediction, reference, span)
+            psnr = slice_psnr(prediction, reference, s.data_range or span[1] - span[0])
         views.append(_view(s, panels, psnr))
     spacing = [case.spacing[steps[0]], case.spacing[steps[1]]]
     return {

@@ -1,4 +1,4 @@
-"""The parts of the report that need no script: metric table, headline cards, warnings, configuration, as escaped HTML."""
+"""The parts of the report that need no script, as escaped HTML: metrics, cards, warnings, settings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 
 from .content import Column, MetricRow, MetricTable
 
-ARROW = "\u2192"
-
 
 def format_number(value: float | None) -> str:
-    """A number as a reader compares it: four significant digits, infinity as a sign, a dash where nothing was measured."""
+    """A number as a reader compares it; infinity as a sign, a dash where nothing was measured."""
     if value is None or math.isnan(value):
         return "\u2013"
     if math.isinf(value):
@@ -55,9 +53,8 @@ def metric_section(table: MetricTable) -> str:
     for column in table.columns:
         unit = f" [{escape(column.unit)}]" if column.unit else ""
         small = f"<small>{wishes[column.better]}</small>"
-        cells.append(
-            f'<th scope="col" class="number"><button type="button">{escape(column.label)}{unit}</button>{small}</th>'
-        )
+        button = f'<button type="button">{escape(column.label)}{unit}</button>'
+        cells.append(f'<th scope="col" class="number">{button}{small}</th>')
     lines = [_metric_row(table, row, best) for row in table.rows]
     protocol = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(c.protocol)}</dd>" for c in table.columns)
     return (
@@ -80,7 +77,7 @@ def _metric_row(table: MetricTable, row: MetricRow, best: Mapping[tuple[str, str
 
 
 def headline(table: MetricTable) -> str:
-    """Cards with the first column's number of each direction and target (mean over cases) and the best other method's."""
+    """Cards: the first column's mean over cases of each direction and target, and the best other method's."""
     if not table.rows or not table.columns:
         return ""
     column = table.columns[0]
@@ -99,11 +96,13 @@ def headline(table: MetricTable) -> str:
         against = ""
         if means:
             method = max(means, key=lambda m: _score(column, means[m]))
-            against = f'<div class="against">{escape(method)}: <span class="num">{format_number(means[method])}</span></div>'
+            number = f'<span class="num">{format_number(means[method])}</span>'
+            against = f'<div class="against">{escape(method)}: {number}</div>'
         cases = "" if count == 1 else f" (mean of {count} cases)"
+        what = escape(f"{column.label}, {direction}, {target}{cases}")
         cards.append(
-            f'<div class="card"><div class="what">{escape(column.label)}, {escape(direction)}, {escape(target)}{cases}</div>'
-            f'<div class="value num">{format_number(own)} <small>{escape(column.unit)}</small></div>{against}</div>'
+            f'<div class="card"><div class="what">{what}</div><div class="value num">'
+            f"{format_number(own)} <small>{escape(column.unit)}</small></div>{against}</div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
@@ -137,4 +136,7 @@ def facts(anchor: str, title: str, values: Mapping[str, Any]) -> str:
         f"<tr><td>{escape(name)}</td><td>{escape(text) or '&ndash;'}</td></tr>"
         for name, text in _flat(values)
     )
-    return f'<section id="{anchor}"><h2>{title}</h2><div class="scroller"><table class="facts"><tbody>{rows}</tbody></table></div></section>'
+    return (
+        f'<section id="{anchor}"><h2>{title}</h2><div class="scroller"><table class="facts"><tbody>{rows}'
+        "</tbody></table></div></section>"
+    )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-from ivan.errors import RunError
 
 from .content import CaseResult, MetricTable
 from .curves import charts
@@ -22,6 +19,11 @@ from .tables import alert, facts, headline, metric_section
 # Pixels of all sprite sheets together: about 11 MB as base64 of PNG at the noise of MR images.
 PIXEL_BUDGET = 12_000_000
 _FEWEST_SLICES = 6
+_SIMULATED = (
+    "{}: computed from tissue maps by a signal equation, not measured. "
+    "The numbers below say nothing about real scans."
+)
+_CURVES = '<section id="curves"><h2>Training curves</h2><div class="charts" id="charts"></div></section>'
 
 
 def _asset(name: str) -> str:
@@ -101,7 +103,7 @@ def write_report(
         metrics: the table, see `MetricTable`.
         environment: versions, processor, threads, precision.
         notes, warnings: one line each, shown above the images.
-        simulated: modalities whose images were computed from a model rather than measured; labelled wherever shown.
+        simulated: modalities whose images were computed from a model, not measured; labelled wherever shown.
 
     Returns:
         The path written.
@@ -113,12 +115,7 @@ def write_report(
     table = metrics or MetricTable()
     payloads, left_out = _viewer_payload(cases, simulated)
     curves = charts(history)
-    label = []
-    if simulated:
-        names = ", ".join(simulated)
-        label.append(
-            f"{names}: computed from tissue maps by a signal equation, not measured. Numbers below do not carry over to real scans."
-        )
+    label = [_SIMULATED.format(", ".join(simulated))] if simulated else []
     details = facts("configuration", "Configuration", config or {}) + facts(
         "environment", "Environment", environment or {}
     )
@@ -147,9 +144,7 @@ def write_report(
             "headline": headline(table),
             "viewer": viewer if payloads else "",
             "metrics": metric_section(table),
-            "curves": '<section id="curves"><h2>Training curves</h2><div class="charts" id="charts"></div></section>'
-            if curves
-            else "",
+            "curves": _CURVES if curves else "",
             "details": f'<div class="pair">{details}</div>' if details else "",
             "data": _json({"cases": payloads, "charts": curves}),
             "js": "\n".join(_asset(name) for name in ("viewer.js", "charts.js", "table.js")),
@@ -159,14 +154,8 @@ def write_report(
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"{path}: the report cannot be written ({error.strerror}); choose a folder with space and permission"
-        ) from None
+    from ivan.data import atomic_file
+
+    with atomic_file(path) as file:
+        file.write(text.encode("utf-8"))
     return path
