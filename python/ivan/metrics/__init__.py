@@ -1,0 +1,43 @@
+"""Metrics of synthesis and fusion: one definition each, named variants, and a protocol beside every number.
+
+Argument order: (reference, prediction) for synthesis, (a, b, fused) for fusion. Arrays are NumPy or PyTorch
+(any device); an image ``[H, W]`` or a volume gives one `Metric`, a batch ``[N, C, H, W]`` values ``[N, C]``
+(`ivan.metrics.arrays` has the whole rule). `docs/metrics.md` explains the definitions and the usual traps.
+"""
+
+from ivan.metrics.arrays import Metric, protocols
+from ivan.metrics.fusion import q_0, q_abf, q_piella, q_w
+from ivan.metrics.information import entropy, mutual_information, q_mi
+from ivan.metrics.pixelwise import nmse, psnr, ssim
+from ivan.metrics.sharpness import average_gradient, spatial_frequency
+from ivan.metrics.volume import (
+    SliceStatistics,
+    foreground_mask,
+    fusion_metrics,
+    over_slices,
+    sharpness_ratios,
+    synthesis_metrics,
+)
+
+__all__ = [
+    "Metric",
+    "SliceStatistics",
+    "average_gradient",
+    "entropy",
+    "foreground_mask",
+    "fusion_metrics",
+    "mutual_information",
+    "nmse",
+    "over_slices",
+    "protocols",
+    "psnr",
+    "q_0",
+    "q_abf",
+    "q_mi",
+    "q_piella",
+    "q_w",
+    "sharpness_ratios",
+    "spatial_frequency",
+    "ssim",
+    "synthesis_metrics",
+]
