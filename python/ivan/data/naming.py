@@ -134,14 +134,16 @@ def patient_of(case: str, path: Path) -> str:
 
 
 def guess_modalities(files: Sequence[Path], root: Path) -> list[str]:
-    """Names in a data folder that look like modalities, at most 12, for a message: folders and last parts of names."""
+    """Names in a data folder that look like modalities, at most 12, for a message: folders and the ends (or beginnings) of names."""
+    last = [re.split(r"[_\-. ]+", stem(path))[-1].lower() for path in files]
+    end = 0 if len(files) > 1 and len(set(last)) == len(last) else -1  # no end of a name repeats: T1_spgr, T2_late
     counts: dict[str, int] = {}
     spelt: dict[str, str] = {}
     for path in files:
         folders = path.relative_to(root).parts[:-1]
         parts = re.split(r"[_\-. ]+", stem(path))
         guesses = {folder for folder in folders[-1:] if not re.match(r"^(sub-|ses-|anat$)", folder)}
-        guesses |= {parts[-1]} if len(parts) > 1 or not folders else set()
+        guesses |= {parts[end]} if len(parts) > 1 or not folders else set()
         for guess in guesses:
             if re.search(r"[A-Za-z]", guess) and len(guess) <= 20:
                 counts[guess.lower()] = counts.get(guess.lower(), 0) + 1

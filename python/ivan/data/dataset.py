@@ -1,0 +1,245 @@
+"""Slices of many cases as a PyTorch data set: decoded once, the same for a given seed, epoch and index."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ivan.data.augment import Augmentation
+from ivan.data.cache import CachedCase, check_memory, decode, decode_on_disk, default_memory_limit
+from ivan.data.normalise import Scale
+from ivan.data.split import CaseRange
+from ivan.errors import InputError
+
+CACHES = ("memory", "disk")
+_MARGIN = 8  # pixels around the foreground that a crop keeps
+
+
+class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
+    """Map-style data set over the slices of case ranges.
+
+    Items are `{"source": [N, H, W] float32, "target": [M, H, W] float32, "case": str, "slice": int}`: normalised
+    slices, upright as `ivan.data.volume_to_slices` says; `slice` counts along the plane's RAS axis.
+
+    For training, nearly empty slices are left out and slices are augmented and cropped; otherwise every slice of
+    the ranges comes as it is. An item depends on (seed, epoch, index) alone, not on workers or on earlier items;
+    `set_epoch` also reaches workers that stay alive between epochs.
+
+    Every volume is decoded once, on construction. With `cache="memory"` the slices in use are held as float32 (4
+    bytes per pixel and modality); with `cache="disk"` they are mapped from files in `cache_dir`, which
+    later runs use too.
+
+    Args:
+        ranges: `Split.training` or `Split.validation`.
+        sources: source modalities, in order; the first gives the grid.
+        targets: target modalities, in order; may be empty.
+        training: whether to skip empty slices, augment and crop.
+        plane, normalise, percentile: see `ivan.data.load_case`.
+        augmentation: training only; None for none.
+        min_foreground: training only; a slice is kept where at least this share of its pixels is foreground, that
+            is, exceeds 5 % of its scale in one of the sources.
+        crop_foreground: training only; crop a case to the bounding box of the foreground of its slices, with a margin of
+            8 pixels. This saves time and memory where slices are mostly background.
+        patch_size: training only; random crops of this size (one number or (H, W)), padded with zeros where a slice is
+            smaller.
+        cache: `"memory"` or `"disk"`.
+        cache_dir: folder of the disk cache.
+        memory_limit: bytes that `cache="memory"` may use; half of the machine's memory by default.
+        seed: of everything random.
+        on_case: called with (cases done, cases, name) after each case, for a progress display.
+
+    Attributes:
+        shapes: `(H, W)` of every item.
+        entries: `(case name, slice)` of every item.
+        scales: case name to modality to `Scale`.
+        notes: what was done on reading (resampling, skipped slices), one line each.
+
+    Raises:
+        InputError: a file cannot be used, no slice is left, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        ranges: Sequence[CaseRange],
+        sources: Sequence[str],
+        targets: Sequence[str] = (),
+        *,
+        training: bool,
+        plane: str = "axial",
+        normalise: str = "percentile",
+        percentile: float = 99.5,
+        augmentation: Augmentation | None = None,
+        min_foreground: float = 0.02,
+        crop_foreground: bool = False,
+        patch_size: int | tuple[int, int] | None = None,
+        cache: str = "memory",
+        cache_dir: str | Path | None = None,
+        memory_limit: int | None = None,
+        seed: int = 0,
+        on_case: Callable[[int, int, str], None] | None = None,
+    ) -> None:
+        if cache not in CACHES or (cache == "disk" and cache_dir is None):
+            raise InputError(f"cache {cache!r}: expected memory, or disk and a folder for it")
+        if not 0 <= min_foreground <= 1:
+            raise InputError(f"min_foreground {min_foreground}: expected a share of a slice's pixels from 0 to 1")
+        if not sources:
+            raise InputError("no source modality, expected at least one")
+        patch = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        if patch is not None and (len(patch) != 2 or min(patch) < 1):
+            raise InputError(f"patch_size {patch_size}: expected one or two positive numbers of pixels")
+        self.sources, self.targets = list(sources), list(targets)
+        self.training = training
+        self.seed = seed
+        self.notes: list[str] = []
+        self.scales: dict[str, dict[str, Scale]] = {}
+        self.entries: list[tuple[str, int]] = []
+        self._augmentation = augmentation if training else None
+        self._patch = patch if training else None
+        self._min_foreground = min_foreground if training else 0.0
+        self._crop = crop_foreground and training
+        self._modalities = list(dict.fromkeys([*sources, *targets]))
+        self._source_channels = [self._modalities.index(m) for m in self.sources]
+        self._target_channels = [self._modalities.index(m) for m in self.targets]
+        self._blocks: list[np.ndarray] = []  # per range: [K, M, H, W], in memory or mapped
+        self._mapped: list[tuple[Path, tuple[slice, ...]] | None] = []
+        self._items: list[tuple[int, int]] = []  # (block, position in it)
+        # In shared memory: a worker that lives through several epochs sees the change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        options = {"plane": plane, "normalise": normalise, "percentile": percentile}
+        limit = default_memory_limit() if memory_limit is None else memory_limit
+        self._load(ranges, options, Path(cache_dir) if cache == "disk" and cache_dir else None, limit, on_case)
+        self.shapes = [self._patch or self._blocks[block].shape[2:] for block, _ in self._items]
+
+    def _load(
+        self,
+        ranges: Sequence[CaseRange],
+        options: dict[str, Any],
+        folder: Path | None,
+        limit: int,
+        on_case: Callable[[int, int, str], None] | None,
+    ) -> None:
+        by_case: dict[str, list[CaseRange]] = {}
+        for item in ranges:
+            by_case.setdefault(item.case.name, []).append(item)
+        used = total = 0
+        for done, (name, items) in enumerate(by_case.items(), start=1):
+            case = items[0].case
+            if folder is None:
+                decoded = decode(case, self._modalities, self.sources, options)
+            else:
+                decoded = decode_on_disk(case, self._modalities, self.sources, options, folder)
+            self.scales[name] = decoded.scales
+            self.notes += [f"{name}: {note}" for note in decoded.notes]
+            for item in items:
+                start, stop = item.bounds(len(decoded.slices))
+                total += stop - start
+                used += self._add(decoded, start, stop, in_memory=folder is None)
+            if folder is None:
+                check_memory(used, limit, done, len(by_case))
+            if on_case is not None:
+                on_case(done, len(by_case), name)
+        if not self._items:
+            raise InputError(
+                f"no slice left of {len(by_case)} cases ({total} slices): all have less than {100 * self._min_foreground:g} % "
+                "foreground; expected images with more; check the data, the plane and the slice ranges, or lower min_foreground"
+            )
+        if len(self._items) < total:
+            self.notes.append(f"{total - len(self._items)} of {total} slices skipped: nearly empty")
+
+    def _add(self, decoded: CachedCase, start: int, stop: int, *, in_memory: bool) -> int:
+        """Keep the usable slices of a range; return the bytes of memory taken."""
+        kept = start + np.flatnonzero(decoded.coverage[start:stop] >= self._min_foreground)
+        if not kept.size:
+            return 0
+        rows, columns = slice(None), slice(None)
+        if self._crop and decoded.box[kept].any():
+            boxes = decoded.box[kept]
+            boxes = boxes[boxes[:, 1] > 0]
+            rows = slice(max(0, int(boxes[:, 0].min()) - _MARGIN), int(boxes[:, 1].max()) + _MARGIN)
+            columns = slice(max(0, int(boxes[:, 2].min()) - _MARGIN), int(boxes[:, 3].max()) + _MARGIN)
+        block = decoded.slices[:, :, rows, columns]
+        if in_memory:
+            block = block[kept]  # a copy: the rest of the case is freed
+            self._mapped.append(None)
+        else:
+            self._mapped.append((Path(decoded.slices.filename), (slice(None), slice(None), rows, columns)))  # type: ignore[attr-defined]
+        self._blocks.append(block)
+        for position, index in enumerate(kept.tolist()):
+            self._items.append((len(self._blocks) - 1, position if in_memory else index))
+            self.entries.append((decoded.case.name, index))
+        return block.nbytes if in_memory else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A mapped array would be pickled with all its bytes: workers map the file again instead.
+        state = self.__dict__.copy()
+        state["_blocks"] = [b if m is None else None for b, m in zip(self._blocks, self._mapped, strict=True)]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for position, mapped in enumerate(self._mapped):
+            if mapped is not None:
+                self._blocks[position] = np.load(mapped[0], mmap_mode="r", allow_pickle=False)[mapped[1]]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that, with the seed and the index, decides every random change."""
+        self._epoch.fill_(epoch)
+
+    def median_scale(self, modality: str) -> Scale:
+        """The median over cases of `modality`'s scale: what a prediction for a new case is brought back with."""
+        scales = [scales[modality] for scales in self.scales.values()]
+        return Scale(statistics.median(s.low for s in scales), statistics.median(s.high for s in scales))
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self._items):
+            raise IndexError(f"index {index} of a data set of {len(self._items)} slices")
+        block, position = self._items[index]
+        stack = np.asarray(self._blocks[block][position])  # [M, H, W]
+        rng = np.random.default_rng([self.seed, int(self._epoch), index])
+        order = self._source_channels + self._target_channels
+        stack = stack[order]
+        if self._augmentation is not None:
+            stack = self._augmentation.warp(stack, rng)
+        if self._patch is not None:
+            stack = _random_patch(stack, self._patch, rng)
+        if self._augmentation is not None:
+            stack = self._augmentation.turn(stack, rng)
+            stack = self._augmentation.recolour(stack, len(self.sources), rng)
+        tensor = torch.from_numpy(np.array(stack, dtype=np.float32, order="C"))
+        name, number = self.entries[index]
+        return {"source": tensor[: len(self.sources)], "target": tensor[len(self.sources) :], "case": name, "slice": number}
+
+
+def _random_patch(stack: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A crop `[M, *size]` at a random place, padded evenly with zeros where `stack` is smaller."""
+    short = [max(0, want - have) for want, have in zip(size, stack.shape[1:], strict=True)]
+    if any(short):
+        stack = np.pad(stack, [(0, 0), *((missing // 2, missing - missing // 2) for missing in short)])
+    top, left = (int(rng.integers(0, have - want + 1)) for want, have in zip(size, stack.shape[1:], strict=True))
+    return stack[:, top : top + size[0], left : left + size[1]]
+
+
+def collate_slices(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Batch items of `SliceDataset`: tensors `[B, N, H, W]` and `[B, M, H, W]`, lists of case names and slices.
+
+    Raises:
+        InputError: the slices have different shapes; `ShapeBatchSampler` batches equal ones only.
+    """
+    shapes = {tuple(item["source"].shape[1:]) for item in items}
+    if len(shapes) > 1:
+        listed = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
+        raise InputError(f"slices of different shapes in one batch ({listed}); use ShapeBatchSampler, a patch size or batch size 1")
+    return {
+        "source": torch.stack([item["source"] for item in items]),
+        "target": torch.stack([item["target"] for item in items]),
+        "case": [item["case"] for item in items],
+        "slice": [item["slice"] for item in items],
+    }
