@@ -1,14 +1,16 @@
-"""Images in, slices out: reading, pairing, orienting, normalising, splitting, caching, augmenting and writing.
+"""Images in, slices out: reading, pairing, orienting, normalising, splitting, augmenting and writing.
 
-Everything a file can do wrong is an `ivan.errors.InputError` of one line (file, found, expected, remedy); everything
-that goes wrong while writing is an `ivan.errors.RunError`. `docs/data.md` explains the rules.
+Everything a file can do wrong is an `ivan.errors.InputError` of one line (file, found, expected, remedy);
+everything that goes wrong while writing is an `ivan.errors.RunError`. `docs/data.md` explains the rules.
 
 - `volume`: `read_volume(path, *, allow_constant=False) -> Volume`, float32 `[X, Y, Z]` in RAS order
 - `writing`: `write_volume(path, data_ras, like)`, `atomic_file(path)`
-- `cases`: `find_cases(root, modalities, *, optional=()) -> CaseList`, `find_cases_in_folders({modality: folder})`
+- `cases`: `find_cases(root, modalities, *, optional=()) -> CaseList`, `find_cases_in_folders({modality:
+  folder})`
 - `normalise`: `Scale(low, high)` with `.apply` and `.undo`, `estimate_scale(data, percentile=99.5) -> Scale`
 - `planes`: `volume_to_slices(data, plane) -> [S, H, W]`, `slices_to_volume(slices, plane) -> [X, Y, Z]`
-- `loading`: `load_case(case, modalities, *, plane="axial", normalise="percentile", percentile=99.5) -> LoadedCase`
+- `loading`: `load_case(case, modalities, *, plane="axial", normalise="percentile", percentile=99.5) ->
+  LoadedCase`
 - `split`: `make_split(cases, *, file=None, validation=0.2, seed=0) -> Split`, `CaseRange(case, start, stop)`
 - `augment`: `Augmentation(flips=True, quarter_turns=True, ...)`
 - `dataset`: `SliceDataset(ranges, sources, targets, *, training, ...)`, `collate_slices(items)`

@@ -24,7 +24,9 @@ def read_npy(path: Path) -> tuple[np.ndarray, Grid]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         if "object" in str(error).lower():
-            raise InputError(f"{path}: holds Python objects, expected an array of numbers; save it as a numeric array") from None
+            raise InputError(
+                f"{path}: holds Python objects, expected an array of numbers; save it as a numeric array"
+            ) from None
         raise InputError(f"{path}: damaged or truncated .npy file ({error}); save it again") from None
     check_claim(path, array.shape or (1,), array.dtype.itemsize, path.stat().st_size)
     return _grid("npy", path, array)
@@ -41,14 +43,21 @@ def read_mat(path: Path) -> tuple[np.ndarray, Grid]:
     try:
         contents = scipy.io.whosmat(str(path))
     except Exception as error:
-        raise InputError(f"{path}: not a readable MATLAB file ({error}); save it again with save(..., '-v7')") from None
+        raise InputError(
+            f"{path}: not a readable MATLAB file ({error}); save it again with save(..., '-v7')"
+        ) from None
     found = next((entry for entry in contents if entry[0] == MAT_KEY), None)
     if found is None:
         keys = ", ".join(sorted(str(entry[0]) for entry in contents)) or "nothing"
-        raise InputError(f"{path}: holds {keys}, expected an array named '{MAT_KEY}'; rename it and save again")
+        raise InputError(
+            f"{path}: holds {keys}, expected an array named '{MAT_KEY}'; rename it and save again"
+        )
     _, shape, kind = found
     if kind in ("cell", "struct", "object", "char", "sparse", "function", "opaque", "unknown"):
-        raise InputError(f"{path}: '{MAT_KEY}' is of MATLAB class {kind}, expected a numeric array; convert it and save again")
+        raise InputError(
+            f"{path}: '{MAT_KEY}' is of MATLAB class {kind}, expected a numeric array; convert it and "
+            "save again"
+        )
     check_claim(path, tuple(shape), 1, path.stat().st_size * _DEFLATE_RATIO)
     try:
         array = scipy.io.loadmat(str(path), variable_names=[MAT_KEY])[MAT_KEY]

@@ -1,4 +1,4 @@
-"""Random changes of a training slice: where pixels lie for all modalities alike, how bright they are by choice."""
+"""Random changes of a training slice: spatial ones for all modalities alike, brightness by choice."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ class Augmentation:
 
     Attributes:
         flips: mirror along each axis with probability 1/2.
-        quarter_turns: turn by 0, 90, 180 or 270 degrees; slices that are not square only by 0 or 180, so that a slice
-            keeps its shape and batches need no padding.
+        quarter_turns: turn by 0, 90, 180 or 270 degrees; slices that are not square only by 0 or 180, so
+            that a slice keeps its shape and batches need no padding.
         rotate: turn by up to this many degrees (MONAI RandAffine, linear interpolation, edges repeated).
         scale: zoom by up to this share, so 0.1 is 90 to 110 %.
         translate: shift by up to this many pixels.
-        bias_field: largest coefficient of a smooth multiplicative field (MONAI RandBiasField); 0.3 is realistic.
+        bias_field: largest coefficient of a smooth multiplicative field (MONAI RandBiasField); 0.2 is
+            realistic.
         contrast: gamma from `1 / (1 + contrast)` to `1 + contrast` (MONAI RandAdjustContrast).
         brightness: multiply by a number from `1 - brightness` to `1 + brightness` (MONAI RandScaleIntensity).
         intensity_on: `"sources"` changes the brightness of sources alone, which teaches the network to ignore
-            a scanner's whims but makes the reverse direction reproduce them; `"all"` changes sources and targets
-            with the same field, gamma and factor, which keeps the pair invertible.
+            a scanner's whims but makes the reverse direction reproduce them; `"all"` changes sources and
+            targets with the same field, gamma and factor, which keeps the pair invertible.
         probability: with which each of the MONAI changes happens.
 
     A zero (or False) switches a change off; all are off but flips and quarter turns, the published recipe.
@@ -52,7 +53,9 @@ class Augmentation:
                 raise InputError(f"augmentation {name} {value}: expected a number from 0 (off)")
         for name in ("scale", "brightness"):
             if getattr(self, name) >= 1:
-                raise InputError(f"augmentation {name} {getattr(self, name)}: expected a share below 1, such as 0.1")
+                raise InputError(
+                    f"augmentation {name} {getattr(self, name)}: expected a share below 1, such as 0.1"
+                )
         if not 0 <= self.probability <= 1:
             raise InputError(f"augmentation probability {self.probability}: expected a number from 0 to 1")
         if self.intensity_on not in ("sources", "all"):
@@ -81,7 +84,9 @@ class Augmentation:
 
         chosen: list[Any] = []
         if self.bias_field:
-            chosen.append(RandBiasField(coeff_range=(0.0, self.bias_field), prob=self.probability))
+            chosen.append(
+                RandBiasField(coeff_range=(-self.bias_field, self.bias_field), prob=self.probability)
+            )
         if self.contrast:
             limit = 1 + self.contrast
             chosen.append(RandAdjustContrast(gamma=(1 / limit, limit), prob=self.probability))

@@ -29,7 +29,8 @@ class CachedCase:
         case: the case.
         slices: `[S, M, H, W]` float32, normalised; a mapped file where cached on disk.
         coverage: `[S]` share of foreground pixels in each slice's sources.
-        box: per slice the foreground's bounding box `[S, 4]` (top, bottom, left, right; half-open; zeros for none).
+        box: per slice the foreground's bounding box `[S, 4]` (top, bottom, left, right; half-open; zeros for
+            none).
         scales: modality to scale.
         notes: what was done on reading.
     """
@@ -42,7 +43,9 @@ class CachedCase:
     notes: list[str]
 
 
-def decode(case: Case, modalities: Sequence[str], sources: Sequence[str], options: dict[str, Any]) -> CachedCase:
+def decode(
+    case: Case, modalities: Sequence[str], sources: Sequence[str], options: dict[str, Any]
+) -> CachedCase:
     """Read a case's files once. `options` go to `load_case`; the foreground is that of `sources`."""
     loaded = load_case(case, modalities, **options)
     mask = loaded.foreground(sources)
@@ -59,8 +62,8 @@ def decode_on_disk(
 ) -> CachedCase:
     """Like `decode`, from the cache folder where it holds this case already, and into it otherwise.
 
-    An entry is found by the files' paths, sizes and times of change and by all options, so changed data or options
-    never meet an old entry. Entries are written whole or not at all.
+    An entry is found by the files' paths, sizes and times of change and by all options, so changed data or
+    options never meet an old entry. Entries are written whole or not at all.
     """
     key = _key(case, modalities, sources, options)
     array_path, record_path = folder / f"{key}.npy", folder / f"{key}.json"
@@ -92,7 +95,14 @@ def _key(case: Case, modalities: Sequence[str], sources: Sequence[str], options:
             state = path.stat() if path else None
         except OSError:
             state = None  # decoding says what is wrong with the file
-        files.append((modality, str(path.resolve()) if path else "", state and state.st_size, state and state.st_mtime_ns))
+        files.append(
+            (
+                modality,
+                str(path.resolve()) if path else "",
+                state and state.st_size,
+                state and state.st_mtime_ns,
+            )
+        )
     text = json.dumps([_FORM, case.name, files, list(sources), sorted(options.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -121,5 +131,6 @@ def check_memory(used: int, limit: int, done: int, total: int) -> None:
     if used > limit:
         raise InputError(
             f"decoded slices of {done} of {total} cases need {used / 2**30:.1f} GiB of memory, the limit is "
-            f"{limit / 2**30:.1f} GiB; cache them on disk (cache 'disk' and a folder), or use fewer cases or slices"
+            f"{limit / 2**30:.1f} GiB; cache them on disk (cache 'disk' and a folder), or use fewer "
+            "cases or slices"
         )

@@ -37,7 +37,9 @@ class CaseList(list[Case]):
         notes: one line for each decision the user should know of.
     """
 
-    def __init__(self, cases: Iterable[Case] = (), skipped: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, cases: Iterable[Case] = (), skipped: Sequence[str] = (), notes: Sequence[str] = ()
+    ) -> None:
         super().__init__(sorted(cases, key=lambda case: _natural(case.name)))
         self.skipped = list(skipped)
         self.notes = list(notes)
@@ -48,14 +50,15 @@ def find_cases(
 ) -> CaseList:
     """Find the cases below a folder that have all of `modalities`.
 
-    A file's modality and case come from the first rule that fits (letters in any case; `T1` and `T1w` are the same):
+    A file's modality and case come from the first rule that fits (letters in any case; `T1` and `T1w` are
+    the same):
 
-    1. BIDS: `sub-01[/ses-1]/anat/sub-01[_ses-1]..._T1w.nii.gz`. Files are paired by subject and session, and by run
-       where there are several.
+    1. BIDS: `sub-01[/ses-1]/anat/sub-01[_ses-1]..._T1w.nii.gz`. Files are paired by subject and session, and
+       by run where there are several.
     2. Modality folders: `T1/case.nii.gz`, also `train/T1/case.nii.gz` and `case/T1/image.nii.gz`.
     3. Modality last: `case_T1.nii.gz`, `case-T1.nii.gz`, `case.T1.nii.gz`; `case/T1.nii.gz`.
-    4. Modality first, where nothing fits rules 1 to 3: `T1_case.nii.gz`. Where no two names agree but each modality
-       has one file in a folder (`T1_spgr.nii.gz`, `T2_late.nii.gz`), that folder is one case.
+    4. Modality first, where nothing fits rules 1 to 3: `T1_case.nii.gz`. Where no two names agree but each
+       modality has one file in a folder (`T1_spgr.nii.gz`, `T2_late.nii.gz`), that folder is one case.
 
     Hidden files are ignored, as are `derivatives`, `sourcedata` and `code` of a BIDS data set.
 
@@ -83,7 +86,8 @@ def find_cases(
         if not any(found.modality == modality for found in named):
             present = ", ".join(guess_modalities(files, root)) or "none"
             raise InputError(
-                f"{root}: no file of modality '{modality}' among {len(files)} images; modalities found: {present}; "
+                f"{root}: no file of modality '{modality}' among {len(files)} images; modalities "
+                f"found: {present}; "
                 "use one of these names, or name files MODALITY/case.nii.gz or case_MODALITY.nii.gz"
             )
     groups = _group(named, wanted)
@@ -93,13 +97,15 @@ def find_cases(
 
 
 def find_cases_in_folders(
-    folders: Mapping[str, str | os.PathLike[str]], *, optional: Mapping[str, str | os.PathLike[str]] | None = None
+    folders: Mapping[str, str | os.PathLike[str]],
+    *,
+    optional: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> CaseList:
     """Pair the files of one folder per modality.
 
-    Files are paired by name (without the modality's own name at its beginning or end); where no names agree, by the
-    last number in them; where that fails too and all folders hold equally many files, in sorted order, which
-    `notes` then says.
+    Files are paired by name (without the modality's own name at its beginning or end); where no names agree,
+    by the last number in them; where that fails too and all folders hold equally many files, in sorted
+    order, which `notes` then says.
 
     Args:
         folders: modality to folder; a case needs a file in each.
@@ -114,7 +120,9 @@ def find_cases_in_folders(
     for modality, folder in {**folders, **optional}.items():
         lists[modality] = _images(Path(folder))
         if not lists[modality]:
-            raise InputError(f"{folder}: no image found for {modality}; expected files ending in {', '.join(SUFFIXES)}")
+            raise InputError(
+                f"{folder}: no image found for {modality}; expected files ending in {', '.join(SUFFIXES)}"
+            )
     label = ", ".join(f"{modality}: {folder}" for modality, folder in folders.items())
     required = list(folders)
 
@@ -126,13 +134,19 @@ def find_cases_in_folders(
         return groups
 
     names = {
-        m: [wanted.strip(m, "_".join([*p.relative_to(Path({**folders, **optional}[m])).parts[:-1], stem(p)])) for p in paths]
+        m: [
+            wanted.strip(m, "_".join([*p.relative_to(Path({**folders, **optional}[m])).parts[:-1], stem(p)]))
+            for p in paths
+        ]
         for m, paths in lists.items()
     }
     groups = grouped(names)
     if any(_complete(group, required) for group in groups.values()):
         return _cases(label, groups, required)
-    numbers = {m: [(re.findall(r"\d+", stem(p)) or [""])[-1].lstrip("0") or "0" for p in paths] for m, paths in lists.items()}
+    numbers = {
+        m: [(re.findall(r"\d+", stem(p)) or [""])[-1].lstrip("0") or "0" for p in paths]
+        for m, paths in lists.items()
+    }
     if all(len(set(found)) == len(found) for found in numbers.values()):
         first = dict(zip(numbers[required[0]], names[required[0]], strict=True))
         groups = grouped({m: [first.get(number, number) for number in found] for m, found in numbers.items()})
@@ -143,8 +157,11 @@ def find_cases_in_folders(
     counts = {m: len(paths) for m, paths in lists.items() if m in folders}
     if len(set(counts.values())) > 1 or optional:
         found_counts = ", ".join(f"{count} of {m}" for m, count in counts.items())
-        raise InputError(f"{label}: no two file names agree and the folders hold {found_counts}; give files of a case the same name")
-    result = _cases(label, grouped({m: names[required[0]] for m in required}), required)
+        raise InputError(
+            f"{label}: no two file names agree and the folders hold {found_counts}; give files of a "
+            "case the same name"
+        )
+    result = _cases(label, grouped(dict.fromkeys(required, names[required[0]])), required)
     result.notes.append("files were paired in sorted order, because no names agree: check that this is right")
     return result
 
@@ -157,11 +174,15 @@ def _natural(name: str) -> list[tuple[int, str]]:
 def _images(root: Path) -> list[Path]:
     """All image files below `root`, sorted; links are followed once."""
     if not root.is_dir():
-        state = "is a file, expected a folder of images" if root.exists() else "no such folder; check the path"
+        state = (
+            "is a file, expected a folder of images" if root.exists() else "no such folder; check the path"
+        )
         raise InputError(f"{root}: {state}")
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: folder cannot be read ({error.strerror}); change its permissions")
+        raise InputError(
+            f"{error.filename}: folder cannot be read ({error.strerror}); change its permissions"
+        )
 
     seen: set[str] = set()
     found: list[Path] = []
@@ -173,7 +194,9 @@ def _images(root: Path) -> list[Path]:
             continue
         seen.add(real)
         ignored = {"derivatives", "sourcedata", "code"} if bids and Path(folder) == root else set()
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in ignored)
+        subfolders[:] = sorted(
+            name for name in subfolders if not name.startswith(".") and name not in ignored
+        )
         found += [Path(folder, name) for name in names if not name.startswith(".") and image_suffix(name)]
     return sorted(found, key=lambda path: _natural(str(path)))
 
@@ -187,7 +210,8 @@ def _group(named: Sequence[FileName], wanted: Modalities) -> Groups:
         groups[found.case][found.modality].append(found)
     result: dict[str, dict[str, list[Path]]] = {}
     for name, group in groups.items():
-        # Runs tell files apart only where a session has several of a modality: one of them often has no run entity.
+        # Runs tell files apart only where a session has several of a modality: one of them often has no run
+        # entity.
         by_run = any(len(files) > 1 and len({f.run for f in files}) > 1 for files in group.values())
         for modality, files in group.items():
             for found in files:
@@ -227,6 +251,7 @@ def _cases(label: str, groups: Groups, modalities: Sequence[str]) -> CaseList:
     if not cases:
         some = "; ".join(skipped[:4]) + (f"; and {len(skipped) - 4} more" if len(skipped) > 4 else "")
         raise InputError(
-            f"{label}: no case has all of {', '.join(modalities)} ({some}); give the files of a case the same name"
+            f"{label}: no case has all of {', '.join(modalities)} ({some}); give the files of a case "
+            "the same name"
         )
     return CaseList(cases, skipped)

@@ -23,16 +23,17 @@ _MARGIN = 8  # pixels around the foreground that a crop keeps
 class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """Map-style data set over the slices of case ranges.
 
-    Items are `{"source": [N, H, W] float32, "target": [M, H, W] float32, "case": str, "slice": int}`: normalised
-    slices, upright as `ivan.data.volume_to_slices` says; `slice` counts along the plane's RAS axis.
+    Items are `{"source": [N, H, W] float32, "target": [M, H, W] float32, "case": str, "slice": int}`:
+    normalised slices, upright as `ivan.data.volume_to_slices` says; `slice` counts along the plane's RAS
+    axis.
 
-    For training, nearly empty slices are left out and slices are augmented and cropped; otherwise every slice of
-    the ranges comes as it is. An item depends on (seed, epoch, index) alone, not on workers or on earlier items;
-    `set_epoch` also reaches workers that stay alive between epochs.
+    For training, nearly empty slices are left out and slices are augmented and cropped; otherwise every
+    slice of the ranges comes as it is. An item depends on (seed, epoch, index) alone, not on workers or on
+    earlier items; `set_epoch` also reaches workers that stay alive between epochs.
 
-    Every volume is decoded once, on construction. With `cache="memory"` the slices in use are held as float32 (4
-    bytes per pixel and modality); with `cache="disk"` they are mapped from files in `cache_dir`, which
-    later runs use too.
+    Every volume is decoded once, on construction. With `cache="memory"` the slices in use are held as
+    float32 (4 bytes per pixel and modality); with `cache="disk"` they are mapped from files in `cache_dir`,
+    which later runs use too.
 
     Args:
         ranges: `Split.training` or `Split.validation`.
@@ -41,12 +42,12 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         training: whether to skip empty slices, augment and crop.
         plane, normalise, percentile: see `ivan.data.load_case`.
         augmentation: training only; None for none.
-        min_foreground: training only; a slice is kept where at least this share of its pixels is foreground, that
-            is, exceeds 5 % of its scale in one of the sources.
-        crop_foreground: training only; crop a case to the bounding box of the foreground of its slices, with a margin of
-            8 pixels. This saves time and memory where slices are mostly background.
-        patch_size: training only; random crops of this size (one number or (H, W)), padded with zeros where a slice is
-            smaller.
+        min_foreground: training only; a slice is kept where at least this share of its pixels is foreground,
+            that is, exceeds 5 % of its scale in one of the sources.
+        crop_foreground: training only; crop a case to the bounding box of the foreground of its slices, with
+            a margin of 8 pixels. This saves time and memory where slices are mostly background.
+        patch_size: training only; random crops of this size (one number or (H, W)), padded with zeros where
+            a slice is smaller.
         cache: `"memory"` or `"disk"`.
         cache_dir: folder of the disk cache.
         memory_limit: bytes that `cache="memory"` may use; half of the machine's memory by default.
@@ -86,7 +87,9 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         if cache not in CACHES or (cache == "disk" and cache_dir is None):
             raise InputError(f"cache {cache!r}: expected memory, or disk and a folder for it")
         if not 0 <= min_foreground <= 1:
-            raise InputError(f"min_foreground {min_foreground}: expected a share of a slice's pixels from 0 to 1")
+            raise InputError(
+                f"min_foreground {min_foreground}: expected a share of a slice's pixels from 0 to 1"
+            )
         if not sources:
             raise InputError("no source modality, expected at least one")
         patch = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
@@ -112,7 +115,9 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         options = {"plane": plane, "normalise": normalise, "percentile": percentile}
         limit = default_memory_limit() if memory_limit is None else memory_limit
-        self._load(ranges, options, Path(cache_dir) if cache == "disk" and cache_dir else None, limit, on_case)
+        self._load(
+            ranges, options, Path(cache_dir) if cache == "disk" and cache_dir else None, limit, on_case
+        )
         self.shapes = [self._patch or self._blocks[block].shape[2:] for block, _ in self._items]
 
     def _load(
@@ -145,8 +150,10 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 on_case(done, len(by_case), name)
         if not self._items:
             raise InputError(
-                f"no slice left of {len(by_case)} cases ({total} slices): all have less than {100 * self._min_foreground:g} % "
-                "foreground; expected images with more; check the data, the plane and the slice ranges, or lower min_foreground"
+                f"no slice left of {len(by_case)} cases ({total} slices): all have less than "
+                f"{100 * self._min_foreground:g} % "
+                "foreground; expected images with more; check the data, the plane and the slice "
+                "ranges, or lower min_foreground"
             )
         if len(self._items) < total:
             self.notes.append(f"{total - len(self._items)} of {total} slices skipped: nearly empty")
@@ -191,7 +198,7 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def median_scale(self, modality: str) -> Scale:
-        """The median over cases of `modality`'s scale: what a prediction for a new case is brought back with."""
+        """The median over cases of `modality`'s scale, which gives a prediction for a new case its units."""
         scales = [scales[modality] for scales in self.scales.values()]
         return Scale(statistics.median(s.low for s in scales), statistics.median(s.high for s in scales))
 
@@ -215,7 +222,12 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
             stack = self._augmentation.recolour(stack, len(self.sources), rng)
         tensor = torch.from_numpy(np.array(stack, dtype=np.float32, order="C"))
         name, number = self.entries[index]
-        return {"source": tensor[: len(self.sources)], "target": tensor[len(self.sources) :], "case": name, "slice": number}
+        return {
+            "source": tensor[: len(self.sources)],
+            "target": tensor[len(self.sources) :],
+            "case": name,
+            "slice": number,
+        }
 
 
 def _random_patch(stack: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -223,12 +235,15 @@ def _random_patch(stack: np.ndarray, size: tuple[int, int], rng: np.random.Gener
     short = [max(0, want - have) for want, have in zip(size, stack.shape[1:], strict=True)]
     if any(short):
         stack = np.pad(stack, [(0, 0), *((missing // 2, missing - missing // 2) for missing in short)])
-    top, left = (int(rng.integers(0, have - want + 1)) for want, have in zip(size, stack.shape[1:], strict=True))
+    top, left = (
+        int(rng.integers(0, have - want + 1)) for want, have in zip(size, stack.shape[1:], strict=True)
+    )
     return stack[:, top : top + size[0], left : left + size[1]]
 
 
 def collate_slices(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch items of `SliceDataset`: tensors `[B, N, H, W]` and `[B, M, H, W]`, lists of case names and slices.
+    """Batch items of `SliceDataset`: tensors `[B, N, H, W]` and `[B, M, H, W]`, lists of case names and
+    slices.
 
     Raises:
         InputError: the slices have different shapes; `ShapeBatchSampler` batches equal ones only.
@@ -236,7 +251,10 @@ def collate_slices(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     shapes = {tuple(item["source"].shape[1:]) for item in items}
     if len(shapes) > 1:
         listed = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
-        raise InputError(f"slices of different shapes in one batch ({listed}); use ShapeBatchSampler, a patch size or batch size 1")
+        raise InputError(
+            f"slices of different shapes in one batch ({listed}); use ShapeBatchSampler, a patch size "
+            "or batch size 1"
+        )
     return {
         "source": torch.stack([item["source"] for item in items]),
         "target": torch.stack([item["target"] for item in items]),

@@ -46,10 +46,12 @@ class LoadedCase:
     notes: list[str] = field(default_factory=list)
 
     def to_volume(self, slices: np.ndarray) -> np.ndarray:
-        """Stack `[S, H, W]` slices of one modality into a RAS volume `[X, Y, Z]` (undo its scale separately)."""
+        """Stack slices `[S, H, W]` of one modality into a RAS volume `[X, Y, Z]`; its scale stays applied."""
         expected = (self.slices.shape[0], *self.slices.shape[2:])
         if slices.shape != expected:
-            raise InputError(f"{self.name}: slices of shape {slices.shape}, expected all slices of the case, {expected}")
+            raise InputError(
+                f"{self.name}: slices of shape {slices.shape}, expected all slices of the case, {expected}"
+            )
         return np.ascontiguousarray(slices_to_volume(slices, self.plane))
 
     def foreground(self, modalities: Sequence[str] | None = None) -> np.ndarray:
@@ -81,7 +83,8 @@ def load_case(
         percentile: of the foreground, in (50, 100].
 
     Raises:
-        InputError: a file cannot be used (see `read_volume`), a modality is absent, or the grids do not go together.
+        InputError: a file cannot be used (see `read_volume`), a modality is absent, or the grids do not go
+            together.
     """
     check_plane(plane)
     if normalise not in NORMALISATIONS:
@@ -95,7 +98,10 @@ def load_case(
     notes: list[str] = []
     for position, modality in enumerate(modalities):
         if modality not in case.files:
-            raise InputError(f"{case.name}: has no {modality}, only {', '.join(case.files)}; add the file or remove the case")
+            raise InputError(
+                f"{case.name}: has no {modality}, only {', '.join(case.files)}; add the file or remove "
+                "the case"
+            )
         volume = read_volume(case.files[modality])
         estimated = estimate_scale(volume.data, percentile)
         scale = estimated if normalise == "percentile" else Scale(0.0, 1.0)
@@ -111,9 +117,10 @@ def load_case(
         slices[:, position] = scale.apply(view)
         scales[modality] = scale
         level = estimated.low + FOREGROUND_LEVEL * (estimated.high - estimated.low)
-        levels[modality] = float(scale.apply(np.float32(level)))
+        levels[modality] = (level - scale.low) / (scale.high - scale.low)
         notes += [note] if note else []
-    assert reference is not None and slices is not None
+    assert reference is not None
+    assert slices is not None
     return LoadedCase(
         case.name, case.patient, tuple(modalities), slices, scales, levels, reference, plane, notes
     )

@@ -10,7 +10,9 @@ from pathlib import Path
 from ivan.data.volume import image_suffix, stem
 from ivan.errors import InputError
 
-_BIDS = re.compile(r"^(?P<subject>sub-[A-Za-z0-9+]+)(?P<entities>(?:_[A-Za-z0-9]+-[A-Za-z0-9+.]+)*)_(?P<suffix>[A-Za-z0-9]+)$")
+_BIDS = re.compile(
+    r"^(?P<subject>sub-[A-Za-z0-9+]+)(?P<entities>(?:_[A-Za-z0-9]+-[A-Za-z0-9+.]+)*)_(?P<suffix>[A-Za-z0-9]+)$"
+)
 _SEPARATORS = "_-. "
 # What may follow a patient's name: a session or time point, a run, an acquisition.
 _VISIT = re.compile(r"[_-](?:ses|session|visit|timepoint|tp|run|acq)[-_]?[0-9A-Za-z]+$", re.IGNORECASE)
@@ -19,7 +21,7 @@ _SLICE = re.compile(r"[_-](?:slice|sl|s|z)?[-_]?\d+$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class FileName:
-    """What one file's name says. `rule` is `"bids"`, `"folder"`, `"last"` or `"first"`; `run` is empty without one."""
+    """What one file's name says. `rule` is `"bids"`, `"folder"`, `"last"` or `"first"`; `run` may be empty."""
 
     path: Path
     modality: str
@@ -38,7 +40,9 @@ class Modalities:
         self._names: dict[str, str] = {}
         for name in names:
             if not name or re.search(r"[/\\\0\s]", name):
-                raise InputError(f"modality {name!r}: expected a plain name without slashes and spaces, such as T1 or PD")
+                raise InputError(
+                    f"modality {name!r}: expected a plain name without slashes and spaces, such as T1 or PD"
+                )
             if name.lower() in self._names:
                 raise InputError(f"modality '{name}' was named twice; expected each modality once")
             self._names[name.lower()] = name
@@ -46,10 +50,16 @@ class Modalities:
             alias = name.lower()[:-1] if name.lower().endswith("w") else f"{name.lower()}w"
             self._names.setdefault(alias, name)
         # Longest first: of T1-post and post, the name that says more.
-        self._alternatives = "|".join(re.escape(name) for name in sorted(self._names, key=len, reverse=True) if name)
+        self._alternatives = "|".join(
+            re.escape(name) for name in sorted(self._names, key=len, reverse=True) if name
+        )
         separators = re.escape(_SEPARATORS)
-        self._last = re.compile(rf"^(?P<case>.+?)[{separators}]+(?P<modality>{self._alternatives})$", re.IGNORECASE)
-        self._first = re.compile(rf"^(?P<modality>{self._alternatives})[{separators}]+(?P<case>.+)$", re.IGNORECASE)
+        self._last = re.compile(
+            rf"^(?P<case>.+?)[{separators}]+(?P<modality>{self._alternatives})$", re.IGNORECASE
+        )
+        self._first = re.compile(
+            rf"^(?P<modality>{self._alternatives})[{separators}]+(?P<case>.+)$", re.IGNORECASE
+        )
 
     def match(self, text: str) -> str | None:
         """The modality that `text` names, spelt as it was asked for, or None."""
@@ -76,7 +86,7 @@ class Modalities:
 
 
 def parse(path: Path, root: Path, wanted: Modalities) -> FileName | None:
-    """Read modality and case from a path below `root` by the rules of `ivan.data.find_cases`; None where none fits."""
+    """Modality and case of a path below `root` by the rules of `ivan.data.find_cases`; None where none fits."""
     folders = path.relative_to(root).parts[:-1]
     name = stem(path)
     bids = _BIDS.match(name)
@@ -115,9 +125,9 @@ def _disagreement(path: Path, folder: str, name: str) -> InputError:
 def patient_of(case: str, path: Path) -> str:
     """The patient of a case.
 
-    `sub-XX` of a BIDS name; otherwise the case's name without session, visit, run (`_ses-1`, `_tp2`, `-visit3`). Of
-    `.png`, `.npy` and `.mat` a final slice number goes too (`p07_012`, `p07_slice12` -> `p07`) where a digit
-    remains before it, so that slices of one patient stay together.
+    `sub-XX` of a BIDS name; otherwise the case's name without session, visit, run (`_ses-1`, `_tp2`,
+    `-visit3`). Of `.png`, `.npy` and `.mat` a final slice number goes too (`p07_012`, `p07_slice12` ->
+    `p07`) where a digit remains before it, so that slices of one patient stay together.
     """
     if subject := re.match(r"^sub-[A-Za-z0-9+]+", case):
         return subject.group()
@@ -134,9 +144,11 @@ def patient_of(case: str, path: Path) -> str:
 
 
 def guess_modalities(files: Sequence[Path], root: Path) -> list[str]:
-    """Names in a data folder that look like modalities, at most 12, for a message: folders and the ends (or beginnings) of names."""
+    """Up to 12 names that look like modalities, for a message: folders and ends (or beginnings) of names."""
     last = [re.split(r"[_\-. ]+", stem(path))[-1].lower() for path in files]
-    end = 0 if len(files) > 1 and len(set(last)) == len(last) else -1  # no end of a name repeats: T1_spgr, T2_late
+    end = (
+        0 if len(files) > 1 and len(set(last)) == len(last) else -1
+    )  # no end of a name repeats: T1_spgr, T2_late
     counts: dict[str, int] = {}
     spelt: dict[str, str] = {}
     for path in files:

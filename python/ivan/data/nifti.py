@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2, single file, plain or gzip: hostile headers are refused before anything is allocated."""
+"""NIfTI-1 and NIfTI-2, plain or gzip: hostile headers are refused before anything is allocated."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     if zipped != compressed:
-        found, remedy = ("gzip", "add .gz to its name") if zipped else ("no gzip", "name it .nii or compress it")
-        raise InputError(f"{path}: {found} data, but the name says otherwise; {remedy} if it is NIfTI, or convert it")
+        found, remedy = (
+            ("gzip", "add .gz to its name") if zipped else ("no gzip", "name it .nii or compress it")
+        )
+        raise InputError(
+            f"{path}: {found} data, but the name says otherwise; {remedy} if it is NIfTI, or convert it"
+        )
     try:
         with LoggingOutputSuppressor():
             header = _read_header(path, compressed)
@@ -45,7 +49,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
             header = image.header  # checked: zero or negative voxel sizes are mended
             stored = as_float32(path, image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: damaged or truncated gzip data ({error}); copy or download it again") from None
+        raise InputError(
+            f"{path}: damaged or truncated gzip data ({error}); copy or download it again"
+        ) from None
     except (InputError, OSError, MemoryError):
         raise
     except Exception as error:  # nibabel raises many kinds for damaged headers
@@ -67,7 +73,10 @@ def _read_header(path: Path, compressed: bool) -> Any:
     if start[4:8] == b"n+2\0" and len(start) >= 540:
         return nifti2.Nifti2Header(start[:540], check=False)
     if start[344:348] in (b"ni1\0", b"\0\0\0\0") or start[4:8] == b"ni2\0":
-        raise InputError(f"{path}: half of an .hdr/.img pair, expected a single-file NIfTI; convert it (mri_convert, nibabel)")
+        raise InputError(
+            f"{path}: half of an .hdr/.img pair, expected a single-file NIfTI; convert it "
+            "(mri_convert, nibabel)"
+        )
     raise InputError(f"{path}: not a NIfTI file, whatever its name says; convert it first (DICOM: dcm2niix)")
 
 
@@ -80,10 +89,14 @@ def _check_header(path: Path, header: Any, compressed: bool) -> tuple[tuple[int,
     try:
         dtype = header.get_data_dtype()
     except Exception:
-        raise InputError(f"{path}: unknown data type code {int(header['datatype'])}; the header is damaged") from None
+        raise InputError(
+            f"{path}: unknown data type code {int(header['datatype'])}; the header is damaged"
+        ) from None
     if dtype.fields is not None or dtype.kind not in "iuf":
         kind = "RGB colours" if dtype.fields is not None else f"{dtype} values"
-        raise InputError(f"{path}: holds {kind}, expected one real number per voxel; convert it to gray values first")
+        raise InputError(
+            f"{path}: holds {kind}, expected one real number per voxel; convert it to gray values first"
+        )
     offset = float(header["vox_offset"])
     if not 0 <= offset <= _MAX_OFFSET:
         raise InputError(f"{path}: its header places the data at byte {offset:g}; the header is damaged")
@@ -92,7 +105,9 @@ def _check_header(path: Path, header: Any, compressed: bool) -> tuple[tuple[int,
     shape = squeeze_shape(path, claimed)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isinf(slope) or np.isinf(intercept):
-        raise InputError(f"{path}: slope {slope:g} and intercept {intercept:g} of its header, expected finite numbers")
+        raise InputError(
+            f"{path}: slope {slope:g} and intercept {intercept:g} of its header, expected finite numbers"
+        )
     return (*shape, 1)[:3], int(np.prod(claimed)) * dtype.itemsize + max(int(offset), 352)
 
 
@@ -108,8 +123,8 @@ def _inflate(path: Path, length: int) -> bytes:
     return content
 
 
-def _drain(file: IO[bytes], limit: int = 1 << 26) -> None:
-    """Read to the end, where gzip checks its checksum; give up (without an error) after 64 MiB of trailing bytes."""
+def _drain(file: gzip.GzipFile, limit: int = 1 << 26) -> None:
+    """Read to the end, where gzip checks its checksum; trailing bytes beyond 64 MiB are left unread."""
     while limit > 0 and (chunk := file.read(1 << 20)):
         limit -= len(chunk)
 
@@ -120,7 +135,9 @@ def _check_affine(path: Path, header: Any) -> np.ndarray:
     try:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     except Exception as error:
-        raise InputError(f"{path}: its affine cannot be read ({error}); repair the header (fslorient)") from None
+        raise InputError(
+            f"{path}: its affine cannot be read ({error}); repair the header (fslorient)"
+        ) from None
     usable = affine.shape == (4, 4) and bool(np.isfinite(affine).all())
     if usable:
         columns = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
@@ -128,11 +145,16 @@ def _check_affine(path: Path, header: Any) -> np.ndarray:
         usable = bool((columns > 0).all()) and abs(np.linalg.det(affine[:3, :3] / columns)) > 1e-4
         usable = usable and not np.isnan(io_orientation(affine)).any()
     if not usable:
-        raise InputError(f"{path}: its affine is singular or not finite, so its axes are unknown; repair the header (fslorient)")
+        raise InputError(
+            f"{path}: its affine is singular or not finite, so its axes are unknown; repair the header "
+            "(fslorient)"
+        )
     return affine
 
 
-def write_nifti(file: IO[bytes], stored: np.ndarray, grid: Grid, affine: np.ndarray, compressed: bool) -> None:
+def write_nifti(
+    file: IO[bytes], stored: np.ndarray, grid: Grid, affine: np.ndarray, compressed: bool
+) -> None:
     """Write float32 voxels on a grid.
 
     Args:

@@ -1,7 +1,8 @@
-"""Stored voxel order to RAS order and back, by permuting and flipping axes only: exact, nothing is interpolated.
+"""Stored voxel order to RAS order and back, by permuting and flipping axes only: exact, nothing is
+interpolated.
 
-A single image `[H, W]` (PNG, or a two-dimensional `.npy` or `.mat`) has no orientation of its own: it is laid into
-the axial plane so that its axial slice is the image as stored.
+A single image `[H, W]` (PNG, or a two-dimensional `.npy` or `.mat`) has no orientation of its own: it is
+laid into the axial plane so that its axial slice is the image as stored.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ def check_plane(plane: str) -> str:
 def volume_to_slices(data: np.ndarray, plane: str = "axial") -> np.ndarray:
     """View a RAS volume as a stack of upright slices.
 
-    Rows run from anterior to posterior (axial) or from superior to inferior (coronal, sagittal); columns run from
-    left to right (axial, coronal) or from posterior to anterior (sagittal). Slice `s` is index `s` along the RAS
-    axis, so it counts from inferior, posterior or left.
+    Rows run from anterior to posterior (axial) or from superior to inferior (coronal, sagittal); columns run
+    from left to right (axial, coronal) or from posterior to anterior (sagittal). Slice `s` is index `s`
+    along the RAS axis, so it counts from inferior, posterior or left.
 
     Args:
         data: `[X, Y, Z]` in RAS order.

@@ -37,7 +37,11 @@ def read_png(path: Path) -> tuple[np.ndarray, Grid]:
     except InputError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for damage
-        reason = "not a PNG image, whatever its name says" if "cannot identify" in str(error) else f"damaged or truncated PNG ({error})"
+        reason = (
+            "not a PNG image, whatever its name says"
+            if "cannot identify" in str(error)
+            else f"damaged or truncated PNG ({error})"
+        )
         raise InputError(f"{path}: {reason}; export it again as a gray PNG of 8 or 16 bits") from None
     return values, Grid("png", values.shape, np.eye(4), has_affine=False, image=True)
 
@@ -54,7 +58,9 @@ def _gray(path: Path, image: Any) -> np.ndarray:
         return array.astype(np.float32) / np.float32(255)
     colours, alpha = (array[..., :-1], array[..., -1]) if image.mode in ("LA", "RGBA") else (array, None)
     if alpha is not None and (alpha != 255).any():
-        raise InputError(f"{path}: has transparent pixels, expected an opaque gray image; remove its alpha channel")
+        raise InputError(
+            f"{path}: has transparent pixels, expected an opaque gray image; remove its alpha channel"
+        )
     if (colours != colours[..., :1]).any():
         raise InputError(f"{path}: a colour image, expected gray values; convert it to one channel first")
     return colours[..., 0].astype(np.float32) / np.float32(255)

@@ -15,10 +15,10 @@ MIN_OVERLAP = 0.05
 def on_grid_of(reference: Volume, moving: Volume) -> tuple[np.ndarray, str]:
     """Bring a volume onto another's grid, or refuse with the reason.
 
-    Equal grids (up to a thousandth of a voxel) are taken as they are. Where both files have an affine, `moving` is
-    interpolated linearly in world coordinates (MONAI), after a Gaussian blur along axes where it is sampled more than
-    1.5 times finer; voxels outside of it get its smallest value. Where one has no affine, stored arrays of the same
-    shape are taken as voxel for voxel the same.
+    Equal grids (up to a thousandth of a voxel) are taken as they are. Where both files have an affine,
+    `moving` is interpolated linearly in world coordinates (MONAI), after a Gaussian blur along axes where it
+    is sampled more than 1.5 times finer; voxels outside of it get its smallest value. Where one has no
+    affine, stored arrays of the same shape are taken as voxel for voxel the same.
 
     Args:
         reference: gives the grid.
@@ -37,7 +37,8 @@ def on_grid_of(reference: Volume, moving: Volume) -> tuple[np.ndarray, str]:
     share = overlap(reference, moving)
     if share < MIN_OVERLAP:
         raise InputError(
-            f"{moving.path}: covers {100 * share:.0f} % of {reference.path} in world coordinates, expected at least "
+            f"{moving.path}: covers {100 * share:.0f} % of {reference.path} in world coordinates, "
+            "expected at least "
             f"{100 * MIN_OVERLAP:.0f} %; register them first, or correct their affines"
         )
     old, new = ("x".join(map(str, volume.data.shape)) for volume in (moving, reference))
@@ -45,7 +46,7 @@ def on_grid_of(reference: Volume, moving: Volume) -> tuple[np.ndarray, str]:
 
 
 def overlap(reference: Volume, moving: Volume) -> float:
-    """Share of the reference's voxels whose centre lies inside the moving volume's field of view (sampled)."""
+    """Share of the reference's voxels (sampled) that lie inside the moving volume's field of view."""
     axes = [np.linspace(0, extent - 1, min(extent, 24)) for extent in reference.data.shape]
     points = np.stack([*np.meshgrid(*axes, indexing="ij"), np.ones([len(axis) for axis in axes])], axis=-1)
     index = points @ (np.linalg.inv(moving.affine) @ reference.affine).T
@@ -67,7 +68,8 @@ def _by_stored_order(reference: Volume, moving: Volume) -> np.ndarray:
         without = moving if not moving.grid.has_affine else reference
         old, new = ("x".join(map(str, shape)) for shape in (other, one))
         raise InputError(
-            f"{moving.path}: shape {old}, but {reference.path} has {new}, and {without.path.name} has no affine to "
+            f"{moving.path}: shape {old}, but {reference.path} has {new}, and {without.path.name} has "
+            "no affine to "
             "resample by; expected equal shapes; resample it first, or use NIfTI with an affine"
         )
     stored = from_canonical(moving.data, moving.grid.affine, moving.grid.image)
@@ -87,8 +89,9 @@ def _interpolate(reference: Volume, moving: Volume) -> np.ndarray:
 
     outside = float(moving.data.min())
     data = moving.data - np.float32(outside)  # MONAI pads with zero
-    # Extent of a reference voxel in moving voxels along the moving axes. The Gaussian has the width that takes
-    # one voxel size to the other (Cardoso et al., Scale factor point spread function matching, MICCAI 2015).
+    # Extent of a reference voxel in moving voxels along the moving axes. The Gaussian has the width that
+    # takes one voxel size to the other (Cardoso et al., Scale factor point spread function matching, MICCAI
+    # 2015).
     step = np.abs(np.linalg.inv(moving.affine)[:3, :3] @ reference.affine[:3, :3]).max(axis=1)
     sigma = np.where(step > 1.5, np.sqrt(np.maximum(step**2 - 1, 0) / (8 * np.log(2))), 0.0)
     if sigma.any():

@@ -14,10 +14,10 @@ from ivan.errors import InputError
 class ShapeBatchSampler(torch.utils.data.Sampler[list[int]]):
     """Batch sampler for `DataLoader(dataset, batch_sampler=..., collate_fn=collate_slices)`.
 
-    All slices of a batch have the same height and width. Slices are shuffled, grouped by shape in that order, cut into
-    batches, and the batches shuffled again. With several processes, rank r of R takes batches r, r + R, ...; the
-    first batches are repeated until all ranks have equally many (`even=True`). With Lightning Fabric call
-    `setup_dataloaders(..., use_distributed_sampler=False)`.
+    All slices of a batch have the same height and width. Slices are shuffled, grouped by shape in that
+    order, cut into batches, and the batches shuffled again. With several processes, rank r of R takes
+    batches r, r + R, ...; the first batches are repeated until all ranks have equally many (`even=True`).
+    With Lightning Fabric call `setup_dataloaders(..., use_distributed_sampler=False)`.
 
     Args:
         dataset: a `SliceDataset`, or anything with `shapes`, a sequence of (H, W).
@@ -52,10 +52,13 @@ class ShapeBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.epoch = 0
         self.start_batch = 0
         if not self._all_batches():
-            raise InputError(f"batch size {batch_size}: no full batch of one shape among {len(self._shapes)} slices; lower it")
+            raise InputError(
+                f"batch size {batch_size}: no full batch of one shape among {len(self._shapes)} "
+                "slices; lower it"
+            )
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch; iteration begins after `start_batch` batches of this rank (to resume within an epoch)."""
+        """Choose the epoch; iteration begins after `start_batch` batches of this rank, to resume within one."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def _all_batches(self) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""One image file as a float32 volume in RAS order, with everything needed to write another one on its grid."""
+"""One image file as a float32 volume in RAS order, and what is needed to write another on its grid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Grid:
     Attributes:
         format: `"nifti"`, `"npy"`, `"mat"` or `"png"`.
         shape: the array's shape in the file, with all trailing ones.
-        affine: `[4, 4]` float64, stored voxel indices to RAS+ world coordinates in mm; identity where the file has none.
+        affine: `[4, 4]` float64, stored voxel indices to RAS+ world coordinates in mm; identity where the
+            file has none.
         has_affine: False where the file does not say where its voxels lie.
         image: True for a single image `[H, W]` (rows from the top), False for voxels `[X, Y, Z]`.
         header: the NIfTI header (its units and codes are written back), None otherwise.
@@ -80,18 +81,20 @@ def stem(path: str | os.PathLike[str]) -> str:
 def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False) -> Volume:
     """Read one volume or slice and turn it to RAS order.
 
-    NIfTI-1 and -2 (`.nii`, `.nii.gz`; slope and intercept applied; trailing axes of length 1 dropped), MATLAB up to
-    v7.2 (`.mat`, array `data`), NumPy (`.npy`, never unpickled) and gray PNG of 1 to 16 bits. Two-dimensional
-    arrays of `.npy`, `.mat` and PNG are single images `[H, W]`; three-dimensional ones are voxels `[X, Y, Z]`
-    taken as RAS. Claimed sizes are compared with the file's size before anything is allocated.
+    NIfTI-1 and -2 (`.nii`, `.nii.gz`; slope and intercept applied; trailing axes of length 1 dropped),
+    MATLAB up to v7.2 (`.mat`, array `data`), NumPy (`.npy`, never unpickled) and gray PNG of 1 to 16 bits.
+    Two-dimensional arrays of `.npy`, `.mat` and PNG are single images `[H, W]`; three-dimensional ones are
+    voxels `[X, Y, Z]` taken as RAS. Claimed sizes are compared with the file's size before anything is
+    allocated.
 
     Args:
         path: the file.
         allow_constant: accept an image whose values are all equal; otherwise that is an error.
 
     Raises:
-        InputError: the file cannot be read, is damaged, is not what its suffix says, holds more than one volume,
-            colours, complex numbers, NaN or infinity, or no contrast. One line, naming the file and the remedy.
+        InputError: the file cannot be read, is damaged, is not what its suffix says, holds more than one
+            volume, colours, complex numbers, NaN or infinity, or no contrast. One line, naming the file and
+            the remedy.
     """
     path = Path(path)
     suffix = image_suffix(path)
@@ -106,7 +109,9 @@ def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False) -
     except MemoryError:
         raise InputError(f"{path}: the image does not fit into memory; crop or downsample it first") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); expected a readable {suffix} file") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); expected a readable {suffix} file"
+        ) from None
     _check_values(path, stored, allow_constant)
     data = np.ascontiguousarray(to_canonical(stored, grid.affine, grid.image))
     return Volume(data, canonical_affine(stored.shape, grid.affine, grid.image), grid, path)
@@ -144,7 +149,10 @@ def check_claim(path: Path, shape: tuple[int, ...], itemsize: float, available: 
         voxels *= int(extent)
     label = "x".join(str(int(extent)) for extent in shape) or "no axes"
     if voxels <= 0 or any(int(extent) <= 0 for extent in shape):
-        raise InputError(f"{path}: its header claims the shape {label}; expected every extent to be at least 1; the header is damaged")
+        raise InputError(
+            f"{path}: its header claims the shape {label}; expected every extent to be at least 1; the "
+            "header is damaged"
+        )
     if voxels > MAX_VOXELS:
         raise InputError(
             f"{path}: its header claims {label} voxels, more than the supported {MAX_VOXELS}; "
@@ -152,7 +160,8 @@ def check_claim(path: Path, shape: tuple[int, ...], itemsize: float, available: 
         )
     if voxels * itemsize > available:
         raise InputError(
-            f"{path}: its header claims {label} voxels ({voxels * itemsize:.0f} bytes), more than the file can hold "
+            f"{path}: its header claims {label} voxels ({voxels * itemsize:.0f} bytes), more than the "
+            "file can hold "
             f"({os.path.getsize(path)} bytes on disk); it is truncated or damaged, copy it again"
         )
 
@@ -172,7 +181,9 @@ def squeeze_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 def as_float32(path: Path, array: np.ndarray) -> np.ndarray:
     """Convert a real array to float32, or refuse its dtype."""
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: values of type {array.dtype}, expected real numbers; convert the image first")
+        raise InputError(
+            f"{path}: values of type {array.dtype}, expected real numbers; convert the image first"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(array, dtype=np.float32)
 
@@ -182,13 +193,16 @@ def _check_values(path: Path, stored: np.ndarray, allow_constant: bool) -> None:
     if finite != stored.size:
         nans = int(np.isnan(stored).sum())
         raise InputError(
-            f"{path}: {nans} NaN and {stored.size - finite - nans} infinite values among {stored.size} voxels, "
+            f"{path}: {nans} NaN and {stored.size - finite - nans} infinite values among {stored.size} "
+            "voxels, "
             "expected finite float32 numbers; replace them first (numpy.nan_to_num, or fslmaths -nan)"
         )
     if not allow_constant and stored.min() == stored.max():
         value = float(stored.flat[0])
         what = "all voxels are zero" if value == 0 else f"every voxel has the value {value:g}"
-        raise InputError(f"{path}: {what}, expected an image with contrast; check the export or remove the case")
+        raise InputError(
+            f"{path}: {what}, expected an image with contrast; check the export or remove the case"
+        )
 
 
 def _reader(suffix: str) -> Callable[[Path], tuple[np.ndarray, Grid]]:

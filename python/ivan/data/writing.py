@@ -20,8 +20,8 @@ from ivan.errors import InputError, RunError
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under `path` complete or not at all.
 
-    It is written under a temporary name in the same folder (made where absent), flushed to the disk and renamed.
-    Whatever fails, the temporary file is removed and an older file of that name stays as it was.
+    It is written under a temporary name in the same folder (made where absent), flushed to the disk and
+    renamed. Whatever fails, the temporary file is removed and an older file of that name stays as it was.
 
     Raises:
         RunError: the folder or file cannot be written (permission, full disk, ...), naming `path`.
@@ -44,7 +44,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(
-            f"{path}: cannot be written ({reason}); nothing was left behind; free disk space, or choose another folder"
+            f"{path}: cannot be written ({reason}); nothing was left behind; free disk space, or "
+            "choose another folder"
         ) from None
     finally:
         if temporary is not None:
@@ -59,7 +60,8 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk. Some network file systems cannot sync folders: the file is complete anyway.
+    # The rename itself must reach the disk. Some network file systems cannot sync folders: the file is
+    # complete anyway.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -71,9 +73,10 @@ def _sync_folder(folder: Path) -> None:
 def write_volume(path: str | os.PathLike[str], data_ras: np.ndarray, like: Volume) -> Path:
     """Write a RAS volume on the grid of the volume it was made from.
 
-    The suffix of `path` chooses the format. NIfTI: float32 in `like`'s stored orientation and shape with its affine,
-    codes and units (identity affine where `like` has none). `.npy` and `.mat` (array `data`): float32 in `like`'s
-    stored order and shape. PNG: 16-bit gray of values from 0 to 1, only where `like` is a single image.
+    The suffix of `path` chooses the format. NIfTI: float32 in `like`'s stored orientation and shape with its
+    affine, codes and units (identity affine where `like` has none). `.npy` and `.mat` (array `data`):
+    float32 in `like`'s stored order and shape. PNG: 16-bit gray of values from 0 to 1, only where `like` is
+    a single image.
 
     Args:
         path: the file to write; folders are made, an older file is replaced at once.
@@ -90,14 +93,22 @@ def write_volume(path: str | os.PathLike[str], data_ras: np.ndarray, like: Volum
     path = Path(path)
     suffix = image_suffix(path)
     if not suffix:
-        raise InputError(f"{path}: cannot write this format, expected a name ending in one of {', '.join(SUFFIXES)}")
+        raise InputError(
+            f"{path}: cannot write this format, expected a name ending in one of {', '.join(SUFFIXES)}"
+        )
     data = np.asarray(data_ras, dtype=np.float32)
     if data.shape != like.data.shape:
-        raise InputError(f"{path}: volume of shape {data.shape}, expected {like.data.shape} as {like.path} has")
+        raise InputError(
+            f"{path}: volume of shape {data.shape}, expected {like.data.shape} as {like.path} has"
+        )
     if not np.isfinite(data).all():
-        raise InputError(f"{path}: the volume holds NaN or infinite values, expected finite ones; nothing was written")
+        raise InputError(
+            f"{path}: the volume holds NaN or infinite values, expected finite ones; nothing was written"
+        )
     if suffix == ".png" and not like.grid.image:
-        raise InputError(f"{path}: PNG holds one image and no affine, but {like.path} is a volume; write .nii.gz instead")
+        raise InputError(
+            f"{path}: PNG holds one image and no affine, but {like.path} is a volume; write .nii.gz instead"
+        )
     stored = from_canonical(data, like.grid.affine, like.grid.image)
     with atomic_file(path) as file:
         _write(file, suffix, data, stored, like)
