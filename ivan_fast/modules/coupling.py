@@ -1,0 +1,92 @@
+"""Affine coupling: an invertible layer around subnets that need not be invertible."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ivan_fast.modules.backend import BackendModule, full_precision
+
+if TYPE_CHECKING:
+    from ivan_fast.reversible.replay import Recorder
+
+
+class AffineCoupling(BackendModule):
+    """Affine coupling of the two parts ``x1 = x[:, :k]``, ``x2 = x[:, k:]`` of a state of C channels.
+
+    ``y1 = x1 + F(x2)``, ``s = clamp * (2 sigmoid(H(y1)) - 1)``, ``y2 = x2 * exp(s) + G(y1)``; the inverse is exact:
+    ``x2 = (y2 - G(y1)) * exp(-s)``, ``x1 = y1 - F(x2)``.
+
+    Args:
+        F: any module, ``[N, C-k, H, W]`` to ``[N, k, H, W]``.
+        G, H: any modules, ``[N, k, H, W]`` to ``[N, C-k, H, W]``.
+        split: k, at least 1 and less than C.
+        clamp: bound of \\|s\\|.
+        backend: ``"fast"`` (compiled ops) or ``"reference"`` (plain PyTorch), for the coupling formula alone.
+    """
+
+    def __init__(
+        self,
+        F: nn.Module,
+        G: nn.Module,
+        H: nn.Module,
+        split: int = 1,
+        clamp: float = 0.8,
+        backend: str = "fast",
+    ) -> None:
+        super().__init__(backend)
+        if split < 1:
+            raise ValueError(f"AffineCoupling: split is {split}, expected at least 1")
+        if not clamp > 0:
+            raise ValueError(f"AffineCoupling: clamp is {clamp}, expected a positive number")
+        self.F, self.G, self.H = F, G, H
+        self.split = split
+        self.clamp = float(clamp)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The two parts of a state, ``[N, k, H, W]`` and ``[N, C-k, H, W]``, as views.
+
+        Raises:
+            ValueError: the state has no channels left for the second part.
+        """
+        if x.dim() < 2 or x.shape[1] <= self.split:
+            raise ValueError(
+                f"AffineCoupling: state has shape {tuple(x.shape)}, "
+                f"expected more than split = {self.split} channels"
+            )
+        return x[:, : self.split], x[:, self.split :]
+
+    def forward(self, x: Tensor, recorder: Recorder | None = None) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, C, H, W]``. `recorder` notes what a later replay of each subnet needs."""
+        x1, x2 = self.parts(x)
+        f = self._subnet("F", x2, x1, recorder)
+        y1 = x1 + f
+        h = self._subnet("H", y1, x2, recorder)
+        g = self._subnet("G", y1, x2, recorder)
+        with full_precision(x):
+            return torch.cat([y1, self.functions.affine_coupling_forward(x2, h, g, self.clamp)], 1)
+
+    def inverse(self, y: Tensor, recorder: Recorder | None = None) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, C, H, W]``."""
+        y1, y2 = self.parts(y)
+        h = self._subnet("H", y1, y2, recorder)
+        g = self._subnet("G", y1, y2, recorder)
+        with full_precision(y):
+            x2 = self.functions.affine_coupling_inverse(y2, h, g, self.clamp)
+        return torch.cat([y1 - self._subnet("F", x2, y1, recorder), x2], 1)
+
+    def _subnet(self, name: str, x: Tensor, like: Tensor, recorder: Recorder | None) -> Tensor:
+        """Output of one subnet in the dtype of the state; its shape must be that of `like`."""
+        subnet: nn.Module = getattr(self, name)
+        out = subnet(x) if recorder is None else recorder.call(name, subnet, x)
+        if out.shape != like.shape:
+            raise ValueError(
+                f"AffineCoupling: {name} turned {tuple(x.shape)} into {tuple(out.shape)}, "
+                f"expected {tuple(like.shape)}"
+            )
+        return out.to(like.dtype)
+
+    def extra_repr(self) -> str:
+        return f"split={self.split}, clamp={self.clamp}, backend={self.backend!r}"

@@ -1,0 +1,102 @@
+"""The subnet of iVAN: a densely connected block of 3x3 convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ivan_fast.modules.backend import BackendModule, full_precision
+from ivan_fast.reference import COMPUTE_MODES
+
+_AUTOCAST_COMPUTE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+REDUCED_COMPUTE = frozenset({"bf16", "fp16", "tf32"})
+
+
+class DenseBlock(BackendModule):
+    """``depth`` 3x3 convolutions, each on the concatenation of the input and all earlier outputs.
+
+    Zero padding 1, LeakyReLU after all but the last. Weights start Xavier normal, biases zero.
+
+    Args:
+        in_channels, out_channels: channels of the input and of the output, at least 1.
+        growth: channels every hidden convolution adds.
+        depth: number of convolutions, at least 1.
+        negative_slope: of the LeakyReLU, and its derivative at exactly 0.
+        compute: arithmetic of the convolutions, one of ``"strict"``, ``"fast"``, ``"bf16"``, ``"fp16"``, ``"tf32"``.
+            ``None`` follows autocast (bf16 or fp16 inside it) and is ``"strict"`` otherwise. float64 is always strict.
+        backend: ``"fast"`` (compiled ops) or ``"reference"`` (plain PyTorch).
+
+    Attributes:
+        weights: ``weights[i]`` is ``[growth, in_channels + i * growth, 3, 3]``, the last ``[out_channels, ...]``.
+        biases: ``biases[i]`` is ``[growth]``, the last ``[out_channels]``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        growth: int = 32,
+        depth: int = 5,
+        negative_slope: float = 0.2,
+        compute: str | None = None,
+        backend: str = "fast",
+    ) -> None:
+        super().__init__(backend)
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "growth": growth, "depth": depth}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"DenseBlock: {name} is {size}, expected at least 1")
+        if compute is not None and compute not in COMPUTE_MODES:
+            raise ValueError(f"DenseBlock: compute is {compute!r}, expected None or one of {COMPUTE_MODES}")
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.growth, self.depth = growth, depth
+        self.negative_slope = negative_slope
+        self.compute = compute
+        outs = [growth] * (depth - 1) + [out_channels]
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(out, in_channels + i * growth, 3, 3)) for i, out in enumerate(outs)
+        )
+        self.biases = nn.ParameterList(nn.Parameter(torch.empty(out)) for out in outs)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier normal weights, zero biases."""
+        for weight in self.weights:
+            nn.init.xavier_normal_(weight)
+        for bias in self.biases:
+            nn.init.zeros_(bias)
+
+    def compute_for(self, x: Tensor) -> str:
+        """The arithmetic this block uses for ``x`` here and now: ``compute``, or what autocast asks for."""
+        if x.dtype == torch.float64:
+            return "strict"
+        if self.compute is not None:
+            return self.compute
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            return _AUTOCAST_COMPUTE.get(torch.get_autocast_dtype(kind), "strict")
+        return "strict"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, in the dtype of the weights.
+
+        Raises:
+            ValueError: another number of channels or dimensions.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"DenseBlock: input has shape {tuple(x.shape)}, expected [N, {self.in_channels}, H, W]"
+            )
+        compute = self.compute_for(x)
+        with full_precision(x):
+            if compute in _AUTOCAST_COMPUTE.values():
+                x = x.to(self.weights[0].dtype)
+            return self.functions.dense_block(
+                x, list(self.weights), list(self.biases), self.negative_slope, compute
+            )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, growth={self.growth}, depth={self.depth}, "
+            f"negative_slope={self.negative_slope}, compute={self.compute!r}, backend={self.backend!r}"
+        )

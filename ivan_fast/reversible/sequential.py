@@ -1,0 +1,150 @@
+"""A chain of invertible blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ivan_fast.modules.backend import BackendModule, checked_backend
+from ivan_fast.modules.dense_block import REDUCED_COMPUTE, DenseBlock
+from ivan_fast.reversible.chain import Chain, Pass, warn_of_drift
+from ivan_fast.reversible.guard import TOLERANCE, TOLERANCE_REDUCED
+from ivan_fast.reversible.steps import Step, make_step
+
+MEMORY_POLICIES = ("invert", "boundary", "store")
+
+
+class ReversibleSequential(nn.Module):
+    """Blocks one after the other, with a backward that does not need their activations, in both directions.
+
+    Args:
+        blocks: any modules with ``forward(x) -> y`` and ``inverse(y) -> x``, one tensor each, of shape ``[N, ...]``.
+            Blocks of this package are walked back with one evaluation of each subnet, others with two.
+        memory: ``"invert"`` keeps the chain's input and output and recovers every state in between from the output;
+            where that drifts, the gradient is computed again from the input (see `tol`). ``"boundary"`` keeps the
+            input of every block and gives the gradient of ``"store"`` bit for bit, which is plain autograd.
+        tol: relative drift ``||x^ - x|| / ||x||`` of a recovered state above which the ``"invert"`` gradient is not
+            trusted. Default: 2e-6 in float32, 1e-12 in float64, 1e-3 where subnets compute in reduced precision.
+            A drift of d costs about ``sqrt(d)`` in the gradient of LeakyReLU networks.
+        backend: sets the backend of every module of this package inside; ``None`` leaves them as they are.
+            Only ``"reference"`` supports double backward.
+
+    Attributes:
+        guard_trips: how many backward passes were computed again because states could not be recovered. The first
+            one also warns (`ivan_fast.reversible.InversionDriftWarning`). Under CUDA graph capture nothing can be
+            computed again: the gradient becomes NaN instead.
+
+    Raises:
+        TypeError: a block without ``inverse``. ValueError: unknown `memory` or `backend`, `tol` not positive.
+    """
+
+    def __init__(
+        self, *blocks: nn.Module, memory: str = "invert", tol: float | None = None, backend: str | None = None
+    ) -> None:
+        super().__init__()
+        for i, block in enumerate(blocks):
+            if not isinstance(block, nn.Module) or not callable(getattr(block, "inverse", None)):
+                raise TypeError(
+                    f"ReversibleSequential: block {i} is {type(block).__name__}, expected a module with an inverse method"
+                )
+        if tol is not None and not tol > 0:
+            raise ValueError(f"ReversibleSequential: tol is {tol}, expected a positive number or None")
+        self.blocks = nn.ModuleList(blocks)
+        self.memory = memory
+        self.tol = tol
+        self.guard_trips = 0
+        if backend is not None:
+            checked_backend(backend)
+            for module in self.modules():
+                if isinstance(module, BackendModule):
+                    module.backend = backend
+
+    @property
+    def memory(self) -> str:
+        """``"invert"``, ``"boundary"`` or ``"store"``; may be changed at any time."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, policy: str) -> None:
+        if policy not in MEMORY_POLICIES:
+            raise ValueError(f"memory is {policy!r}, expected one of {', '.join(map(repr, MEMORY_POLICIES))}")
+        self._memory = policy
+
+    @property
+    def backend(self) -> str:
+        """``"reference"`` if every module of this package inside is, otherwise ``"fast"``."""
+        names = {m.backend for m in self.modules() if isinstance(m, BackendModule)}
+        return "reference" if names == {"reference"} else "fast"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, C, H, W]``, float32 or float64; inside autocast half precision is widened."""
+        return self._run(x, [make_step(n, b, False) for n, b in self._named_blocks()])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, C, H, W]``; differentiable and as memory-saving as `forward`."""
+        return self._run(y, [make_step(n, b, True) for n, b in reversed(list(self._named_blocks()))])
+
+    def note_trip(self, step: int, drift: float, block: str, tol: float) -> None:
+        """Count a backward pass whose recovered states could not be trusted; the first time, warn."""
+        self.guard_trips += 1
+        if self.guard_trips == 1:
+            warn_of_drift(block, drift, tol)
+
+    def _named_blocks(self) -> Iterator[tuple[str, nn.Module]]:
+        for i, block in enumerate(self.blocks):
+            yield f"the input of block {i} ({type(block).__name__})", block
+
+    def _run(self, x: Tensor, steps: list[Step]) -> Tensor:
+        if getattr(self, "_is_replica", False):
+            raise RuntimeError(
+                "ReversibleSequential: torch.nn.DataParallel hides the parameters of its replicas; "
+                "use torch.nn.parallel.DistributedDataParallel"
+            )
+        if x.dtype in (torch.bfloat16, torch.float16) and _autocast_enabled(x):
+            x = x.float()
+        wanted = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in self.parameters())
+        )
+        if self.memory == "store" or not wanted or not steps:
+            for step in steps:
+                x = step.run(x, None)
+            return x
+        run = Pass(self, steps, self.memory, x, self._tolerance(x))
+        return Chain.apply(run, x, *run.trained)
+
+    def _tolerance(self, x: Tensor) -> float:
+        if self.tol is not None:
+            return self.tol
+        if x.dtype == torch.float64:
+            return TOLERANCE[x.dtype]
+        return TOLERANCE_REDUCED if self._reduced_precision(x) else TOLERANCE.get(x.dtype, TOLERANCE_REDUCED)
+
+    def _reduced_precision(self, x: Tensor) -> bool:
+        if _autocast_enabled(x):
+            return True
+        dense = [m for m in self.modules() if isinstance(m, DenseBlock)]
+        if any(block.compute_for(x) in REDUCED_COMPUTE for block in dense):
+            return True
+        plain = self.backend == "reference" or not dense  # these use PyTorch's convolutions
+        return (
+            plain and x.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+        )
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.blocks)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.blocks[index]
+
+    def extra_repr(self) -> str:
+        return f"memory={self.memory!r}, tol={self.tol}"
+
+
+def _autocast_enabled(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

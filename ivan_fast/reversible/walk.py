@@ -1,0 +1,138 @@
+"""Walking back through a block: its input and every gradient from its output, each subnet evaluated once.
+
+All states and gradients are ``[N, C, H, W]``. "forward" walks back through ``forward``, "inverse" through ``inverse``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleConv1x1
+from ivan_fast.modules.backend import full_precision
+from ivan_fast.reversible.replay import Conditions, Evaluation, ParameterGradients, Recorder
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a user registered hooks on the module itself."""
+    return any(getattr(module, name) for name in _HOOKS)
+
+
+def is_deterministic(coupling: AffineCoupling) -> bool:
+    """Whether all three subnets are dense blocks, which draw no random numbers and change no buffers."""
+    return all(type(net) is DenseBlock for net in (coupling.F, coupling.G, coupling.H))
+
+
+def coupling_forward(
+    coupling: AffineCoupling, y: Tensor, grad_y: Tensor, recorder: Recorder
+) -> tuple[Tensor, Tensor, ParameterGradients]:
+    """``(x, grad_x, parameter gradients)`` of ``y = coupling(x)``."""
+    y1, y2 = coupling.parts(y)
+    grad_y1, grad_y2 = coupling.parts(grad_y)
+    # The gradient of G's output is grad_y2 itself; H's needs h, g and x2 first.
+    g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, grad_y2, recorder["G"])
+    h = _evaluate(coupling.H, y1, recorder["H"])
+    with full_precision(y):
+        x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
+            y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
+        )
+    grad_y1_h, grads_h = h.backward(grad_h)
+    grad_x1 = _sum(grad_y1, grad_y1_g, grad_y1_h)
+    f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, grad_x1, recorder["F"])
+    x = torch.cat([y1 - f, x2], 1)
+    return x, torch.cat([grad_x1, _sum(grad_x2, grad_x2_f)], 1), grads_g + grads_h + grads_f
+
+
+def coupling_inverse(
+    coupling: AffineCoupling, x: Tensor, grad_x: Tensor, recorder: Recorder
+) -> tuple[Tensor, Tensor, ParameterGradients]:
+    """``(y, grad_y, parameter gradients)`` of ``x = coupling.inverse(y)``."""
+    x1, x2 = coupling.parts(x)
+    grad_x1, grad_x2 = coupling.parts(grad_x)
+    f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, -grad_x1, recorder["F"])
+    y1 = x1 + f
+    h = _evaluate(coupling.H, y1, recorder["H"])
+    h_out = h.output.to(x.dtype)
+    with full_precision(x):
+        grad_y2, grad_h = coupling.functions.affine_coupling_inverse_backward(
+            _sum(grad_x2, grad_x2_f), x2, h_out, coupling.clamp
+        )
+    grad_y1_h, grads_h = h.backward(grad_h)
+    g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, -grad_y2, recorder["G"])
+    with full_precision(x):
+        y2 = coupling.functions.affine_coupling_forward(x2, h_out, g, coupling.clamp)
+    grad_y1 = _sum(grad_x1, grad_y1_g, grad_y1_h)
+    return torch.cat([y1, y2], 1), torch.cat([grad_y1, grad_y2], 1), grads_f + grads_h + grads_g
+
+
+def mix_forward(
+    mix: InvertibleConv1x1, y: Tensor, grad_y: Tensor
+) -> tuple[Tensor, Tensor, ParameterGradients]:
+    """``(x, grad_x, parameter gradients)`` of ``y = mix(x)``."""
+    with full_precision(y):
+        x = mix.functions.channel_mix(y, mix.inverse_weight())
+        grad_x, grad_weight = mix.functions.channel_mix_backward(grad_y, x, mix.weight())
+        return x, grad_x, _mix_gradients(mix, grad_weight)
+
+
+def mix_inverse(
+    mix: InvertibleConv1x1, x: Tensor, grad_x: Tensor
+) -> tuple[Tensor, Tensor, ParameterGradients]:
+    """``(y, grad_y, parameter gradients)`` of ``x = mix.inverse(y)``."""
+    with full_precision(x):
+        inverse = mix.inverse_weight()
+        y = mix.functions.channel_mix(x, mix.weight())
+        grad_y, grad_inverse = mix.functions.channel_mix_backward(grad_x, y, inverse)
+        # d(W^-1) = -W^-1 dW W^-1
+        grad_weight = -(inverse.t() @ grad_inverse @ inverse.t())
+        return y, grad_y, _mix_gradients(mix, grad_weight)
+
+
+def _mix_gradients(mix: InvertibleConv1x1, grad_weight: Tensor) -> ParameterGradients:
+    parameters = (mix.lower, mix.log_s, mix.upper)
+    if not any(p.requires_grad for p in parameters):
+        return []
+    pairs = zip(parameters, mix.parameter_gradients(grad_weight), strict=True)
+    return [(p, g) for p, g in pairs if p.requires_grad]
+
+
+def _differentiate(
+    subnet: nn.Module, x: Tensor, grad_output: Tensor, conditions: Conditions
+) -> tuple[Tensor, Tensor | None, ParameterGradients]:
+    """``(output in the dtype of x, grad_x, parameter gradients)`` in one evaluation."""
+    if type(subnet) is not DenseBlock or has_hooks(subnet):
+        evaluation = Evaluation(subnet, "forward", x, conditions)
+        return (evaluation.output.to(x.dtype), *evaluation.backward(grad_output))
+    weights, biases = list(subnet.weights), list(subnet.biases)
+    compute = subnet.compute_for(x)
+    with full_precision(x):
+        out, grad_x, grad_weights, grad_biases = subnet.functions.dense_block_backward(
+            grad_output, x, weights, biases, subnet.negative_slope, compute
+        )
+    pairs = zip(weights + biases, [*grad_weights, *grad_biases], strict=True)
+    return out, grad_x, [(p, g) for p, g in pairs if p.requires_grad]
+
+
+def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions) -> Evaluation:
+    """One evaluation, to be differentiated once the gradient of its output is known."""
+    if type(subnet) is not DenseBlock or has_hooks(subnet):
+        return Evaluation(subnet, "forward", x, conditions)
+    depth, compute = subnet.depth, subnet.compute_for(x)
+
+    def run(leaf: Tensor, parameters: list[Tensor]) -> Tensor:
+        return subnet.functions.dense_block(
+            leaf, parameters[:depth], parameters[depth:], subnet.negative_slope, compute
+        )
+
+    with full_precision(x):
+        return Evaluation.of_function(run, x, [*subnet.weights, *subnet.biases])
+
+
+def _sum(first: Tensor, *others: Tensor | None) -> Tensor:
+    """Sum of gradients; None stands for zero."""
+    for other in others:
+        if other is not None:
+            first = first + other
+    return first
