@@ -1,15 +1,25 @@
-"""Fast, memory-saving ops and modules for invertible networks."""
+"""Fast, memory-saving ops and modules for invertible networks, on CPU and CUDA. Knows nothing of images."""
 
+from importlib.metadata import version as _version
+from typing import Any
+
+import torch  # noqa: F401  (its libraries must be loaded before ours)
+
+from ivan_fast import _C  # registers torch.ops.ivan_fast; there is no fallback without it
 from ivan_fast import ops, reference
-from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1
-from ivan_fast.reversible import ReversibleSequential
 
-__all__ = [
-    "AffineCoupling",
-    "DenseBlock",
-    "InvertibleBlock",
-    "InvertibleConv1x1",
-    "ReversibleSequential",
-    "ops",
-    "reference",
-]
+__version__ = _version("ivan_fast")
+
+
+def build_info() -> dict[str, Any]:
+    """What this build is and what it runs on.
+
+    Returns:
+        ``version``, ``compiler``, ``build_type``, ``torch_target`` (oldest torch it works with), ``cpu_isa`` (the
+        instruction set in use), ``cpu_isa_available``, ``cpu_isa_forced`` (the environment's ``IVAN_FAST_CPU_ISA`` or
+        None), ``with_cuda``, ``cuda_runtime`` (1000 * major + 10 * minor, or None), ``cuda_archs``, ``cuda_compiler``.
+    """
+    return _C.build_info()
+
+
+__all__ = ["__version__", "build_info", "ops", "reference"]

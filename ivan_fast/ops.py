@@ -1,16 +1,20 @@
-"""The ops that models call."""
+"""The compiled ops, on CPU and CUDA, with autograd formulas. Each has a twin of the same name in ``reference.py``.
 
-from ivan_fast.reference import (  # until the compiled ones land
-    affine_coupling_backward,
-    affine_coupling_forward,
-    affine_coupling_inverse,
-    affine_coupling_inverse_backward,
-    affine_coupling_recompute_backward,
-    channel_mix,
-    channel_mix_backward,
-    dense_block,
-    dense_block_backward,
-)
+State tensors are float32 or float64 (under ``torch.autocast`` lower precisions are converted to float32). They may be
+channel slices ``t[:, a:b]`` of a contiguous tensor; other layouts are copied. Outputs are new and contiguous. Errors
+of shape, dtype or device raise ``RuntimeError``. Differentiating a ``*_backward`` op raises ``RuntimeError``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import ivan_fast._autograd
+import ivan_fast._fake  # noqa: F401
+
+# The dense block is plain PyTorch.
+from ivan_fast.reference import dense_block, dense_block_backward
 
 __all__ = [
     "affine_coupling_backward",
@@ -23,3 +27,65 @@ __all__ = [
     "dense_block",
     "dense_block_backward",
 ]
+
+_ops = torch.ops.ivan_fast
+
+
+def affine_coupling_forward(x: Tensor, h: Tensor, g: Tensor, clamp: float) -> Tensor:
+    """``y = x * exp(s) + g`` with ``s = clamp * (2 * sigmoid(h) - 1)``.
+
+    Args:
+        x: coupled half of the state ``[N, C2, H, W]``.
+        h: what the log scale is made of, ``[N, C2, H, W]``.
+        g: shift ``[N, C2, H, W]``.
+        clamp: bound of ``|s|``, >= 0; 0.8 in the paper.
+    """
+    return _ops.affine_coupling_forward.default(x, h, g, clamp)
+
+
+def affine_coupling_inverse(y: Tensor, h: Tensor, g: Tensor, clamp: float) -> Tensor:
+    """``x = (y - g) * exp(-s)``, the inverse of :func:`affine_coupling_forward`; all ``[N, C2, H, W]``."""
+    return _ops.affine_coupling_inverse.default(y, h, g, clamp)
+
+
+def affine_coupling_backward(grad_y: Tensor, x: Tensor, h: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
+    """Gradients ``(grad_x, grad_h)`` of :func:`affine_coupling_forward`; ``grad_g`` is ``grad_y`` itself."""
+    return _ops.affine_coupling_backward.default(grad_y, x, h, clamp)
+
+
+def affine_coupling_inverse_backward(
+    grad_x: Tensor, x: Tensor, h: Tensor, clamp: float
+) -> tuple[Tensor, Tensor]:
+    """Gradients ``(grad_y, grad_h)`` of :func:`affine_coupling_inverse`, from its output ``x``.
+
+    ``grad_g`` is ``-grad_y``.
+    """
+    return _ops.affine_coupling_inverse_backward.default(grad_x, x, h, clamp)
+
+
+def affine_coupling_recompute_backward(
+    y: Tensor, h: Tensor, g: Tensor, grad_y: Tensor, clamp: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Invert and differentiate at once, from the output ``y``: ``(x, grad_x, grad_h)``.
+
+    ``grad_g`` is ``grad_y``. The result is bit for bit that of the inverse followed by the backward.
+    """
+    return _ops.affine_coupling_recompute_backward.default(y, h, g, grad_y, clamp)
+
+
+def channel_mix(x: Tensor, weight: Tensor) -> Tensor:
+    """Invertible 1x1 convolution ``y[n, i, p] = sum_j weight[i, j] * x[n, j, p]``.
+
+    Args:
+        x: state ``[N, C, H, W]``.
+        weight: ``[C, C]``.
+    """
+    return _ops.channel_mix.default(x, weight)
+
+
+def channel_mix_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients ``(grad_x [N, C, H, W], grad_weight [C, C])`` of :func:`channel_mix`.
+
+    ``grad_weight`` is summed in a fixed order: the same on every run and for every number of threads.
+    """
+    return _ops.channel_mix_backward.default(grad_y, x, weight)

@@ -17,7 +17,7 @@ _OPERAND_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def coupling_log_scale(h: Tensor, clamp: float) -> Tensor:
-    """``s = clamp * (2 * sigmoid(h) - 1)`` as the equal ``clamp * tanh(h / 2)``, which does not cancel at 0."""
+    """``s = clamp * (2 * sigmoid(h) - 1)`` as its equal ``clamp * tanh(h / 2)``, exact near 0."""
     return clamp * torch.tanh(0.5 * h)
 
 
@@ -56,7 +56,10 @@ def affine_coupling_inverse_backward(
 def affine_coupling_recompute_backward(
     y: Tensor, h: Tensor, g: Tensor, grad_y: Tensor, clamp: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Invert and differentiate at once, from the output ``y``: ``(x, grad_x, grad_h)``; ``grad_g`` is ``grad_y``."""
+    """Invert and differentiate at once, from the output ``y``: ``(x, grad_x, grad_h)``.
+
+    ``grad_g`` is ``grad_y``.
+    """
     x = affine_coupling_inverse(y, h, g, clamp)
     return (x, *affine_coupling_backward(grad_y, x, h, clamp))
 
@@ -90,7 +93,7 @@ def dense_block(
         weights: ``weights[i]`` is ``[growth, in + i * growth, 3, 3]``, the last one ``[out, ...]``;
             the order of input channels is ``[x | h1 | h2 | ...]``.
         biases: ``biases[i]`` is ``[growth]``, the last one ``[out]``.
-        negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at exactly 0.
+        negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at 0.
         compute: ``"bf16"`` and ``"fp16"`` round every convolution's operands to that type and accumulate in
             ``x.dtype``; ``"strict"``, ``"fast"`` and ``"tf32"`` are PyTorch's convolution as it is.
 

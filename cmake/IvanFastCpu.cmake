@@ -1,0 +1,36 @@
+# Warnings for all our C++, and the CPU kernels: plain sources, and sources compiled once for each instruction set.
+add_library(ivan_warnings INTERFACE)
+target_compile_options(ivan_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>)
+if(IVAN_FAST_WERROR)
+  target_compile_options(ivan_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endif()
+
+# Kernels write their fused multiply-adds out, and the compiler adds none: forward, inverse and recompute then round
+# alike. The other two flags only drop errno and floating-point traps, which lets loops with math vectorise.
+set(IVAN_CPU_FLAGS -O3 -ffp-contract=off -fno-math-errno -fno-trapping-math)
+set(IVAN_ISA_FLAGS_portable "")
+set(IVAN_ISA_FLAGS_avx2 -mavx2 -mfma)
+set(IVAN_ISA_FLAGS_avx512 -mavx512f -mavx512vl -mavx512dq -mavx512bw -mavx2 -mfma -mprefer-vector-width=512)
+set(IVAN_ISAS portable)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  list(APPEND IVAN_ISAS avx2 avx512)
+endif()
+
+# ivan_fast_cpu_library(<name> SOURCES ... ISA_SOURCES ...) sets <name>_OBJECTS, the targets to link.
+function(ivan_fast_cpu_library name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;ISA_SOURCES")
+  add_library(${name} OBJECT ${arg_SOURCES})
+  set(targets ${name})
+  foreach(isa IN LISTS IVAN_ISAS)
+    add_library(${name}_${isa} OBJECT ${arg_ISA_SOURCES})
+    target_compile_options(${name}_${isa} PRIVATE ${IVAN_ISA_FLAGS_${isa}})
+    target_compile_definitions(${name}_${isa} PRIVATE IVAN_ISA=${isa})
+    list(APPEND targets ${name}_${isa})
+  endforeach()
+  foreach(target IN LISTS targets)
+    target_compile_options(${target} PRIVATE ${IVAN_CPU_FLAGS})
+    target_include_directories(${target} PRIVATE csrc/include csrc/cpu)
+    target_link_libraries(${target} PRIVATE ivan_warnings)
+  endforeach()
+  set(${name}_OBJECTS ${targets} PARENT_SCOPE)
+endfunction()

@@ -1,0 +1,54 @@
+// Python module ivan_fast._C: what was built and what it runs on, as plain data. Importing it registers the ops.
+#include <pybind11/pybind11.h>
+
+#include "cpu/isa.h"
+
+#ifdef IVAN_FAST_WITH_CUDA
+#include "ivan_fast/cuda_info.h"
+#endif
+
+namespace py = pybind11;
+using ivan_fast::cpu::Isa;
+
+namespace {
+
+py::list supported_isas() {
+  py::list names;
+  for (int i = 0; i < ivan_fast::cpu::kIsaCount; ++i) {
+    const Isa isa = static_cast<Isa>(i);
+    if (ivan_fast::cpu::isa_supported(isa)) names.append(ivan_fast::cpu::isa_name(isa));
+  }
+  return names;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = IVAN_FAST_VERSION;
+  info["compiler"] = IVAN_FAST_COMPILER;
+  info["build_type"] = IVAN_FAST_BUILD_TYPE;
+  info["torch_target"] = "2.10";
+  info["cpu_isa"] = ivan_fast::cpu::isa_name(ivan_fast::cpu::active_isa());
+  info["cpu_isa_available"] = supported_isas();
+  const char* forced = ivan_fast::cpu::forced_isa();
+  info["cpu_isa_forced"] = forced == nullptr ? py::object(py::none()) : py::object(py::str(forced));
+#ifdef IVAN_FAST_WITH_CUDA
+  info["with_cuda"] = true;
+  info["cuda_runtime"] = ivan_fast::cuda::runtime_version();
+  info["cuda_archs"] = IVAN_FAST_CUDA_ARCHS;
+  info["cuda_compiler"] = IVAN_FAST_CUDA_COMPILER;
+#else
+  info["with_cuda"] = false;
+  info["cuda_runtime"] = py::none();
+  info["cuda_archs"] = "";
+  info["cuda_compiler"] = "";
+#endif
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled core of ivan_fast: importing it registers torch.ops.ivan_fast.*";
+  ivan_fast::cpu::active_isa();  // a wrong IVAN_FAST_CPU_ISA is an error here, not in the middle of a run
+  m.def("build_info", &build_info, "Versions, CUDA architectures and instruction sets of this build, as a dict.");
+}
