@@ -1,0 +1,291 @@
+"""Inference: load a run, predict slices in either direction, write the images of new cases."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ivan.errors import InputError
+from ivan.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ivan.data import Case, LoadedCase, Scale
+    from ivan.model import IVAN
+    from ivan.variables import VariableAugmentation
+
+DEFAULT_PIXELS = 1 << 18
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network that maps slices in both directions.
+
+    Attributes:
+        model: in eval mode on its device.
+        aug: its variable augmentation.
+        config: the settings it was trained with.
+        scales: modality -> scale of the training set (median over its volumes), the units of written images.
+        origin: checkpoint the weights come from.
+        pixels: upper bound of the pixels (N x H x W) of one batch; memory grows with it.
+    """
+
+    model: IVAN
+    aug: VariableAugmentation
+    config: TrainConfig
+    scales: dict[str, Scale]
+    origin: Path
+    pixels: int = DEFAULT_PIXELS
+
+    def modalities(self, inverse: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(given, predicted) modalities of a direction."""
+        sources, targets = self.config.sources, self.config.targets
+        return (targets, sources) if inverse else (sources, targets)
+
+    def predict(self, slices: np.ndarray, inverse: bool = False, advance: Any = None) -> np.ndarray:
+        """Predict all slices of a case.
+
+        Args:
+            slices: [S, M, H, W] float32, normalised as in training; M sources, or M targets for `inverse`.
+            inverse: predict the sources from the targets.
+            advance: called with the number of slices done after each batch.
+
+        Returns:
+            [S, K, H, W] float32 in normalised units; values below 0 are set to 0 for modalities whose training
+            images had none (magnitude images: there the scale's `low` is 0).
+        """
+        import numpy as np
+        import torch
+
+        aug, device = self.aug, next(self.model.parameters()).device
+        names = self.modalities(inverse)[1]
+        height, width = slices.shape[2:]
+        batch = max(1, self.pixels // max(1, height * width))
+        result = np.empty((len(slices), len(names), height, width), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(slices), batch):
+                given = torch.from_numpy(np.ascontiguousarray(slices[start : start + batch])).to(device)
+                if inverse:
+                    made = aug.collapse_sources(self.model.inverse(aug.augment_targets(given)))
+                else:
+                    made = aug.collapse_targets(self.model(aug.augment_sources(given)))
+                result[start : start + batch] = made.float().cpu().numpy()
+                if advance:
+                    advance(len(given))
+        for index, name in enumerate(names):
+            if name not in self.scales or self.scales[name].low == 0:
+                np.maximum(result[:, index], 0, out=result[:, index])
+        return result
+
+    def load(self, case: Case, modalities: Sequence[str]) -> LoadedCase:
+        """Read a case as the network was trained to see it."""
+        from ivan.data import load_case
+
+        config = self.config
+        return load_case(
+            case, modalities, plane=config.plane, normalise=config.normalise, percentile=config.percentile
+        )
+
+
+def load_run(run: str | Path, *, checkpoint: str = "", device: str = "cpu") -> tuple[Any, Any, TrainConfig]:
+    """Load what a run has trained.
+
+    Args:
+        run: run folder of `ivan train`.
+        checkpoint: one of its checkpoints, such as "step-400"; empty: the newest whole one.
+        device: "auto", "cpu" or "cuda".
+
+    Returns:
+        (model in eval mode, VariableAugmentation, TrainConfig).
+
+    Raises:
+        InputError: no run folder, no checkpoint, or a damaged one.
+    """
+    predictor = load_predictor(run, checkpoint=checkpoint, device=device)
+    return predictor.model, predictor.aug, predictor.config
+
+
+def load_predictor(
+    run: str | Path, *, checkpoint: str = "", device: str = "auto", pixels: int = DEFAULT_PIXELS
+) -> Predictor:
+    """`load_run` with the training set's intensity scales, ready to predict. Arguments and errors as there."""
+    from ivan.training.build import build_model, choose_device
+    from ivan.training.checkpoint import read_checkpoint
+    from ivan.training.state import load_weights
+
+    run = Path(run)
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder; give the folder that ivan train wrote with --out")
+    config = TrainConfig.read(run / "config.json")
+    found = read_checkpoint(run, name=checkpoint, only_model=True, notice=warn)
+    model, aug = build_model(config)
+    load_weights(model, found.tensors["model"], found.path)
+    target = choose_device(device)
+    return Predictor(model.to(target).eval(), aug, config, read_scales(run), found.path, pixels)
+
+
+def read_scales(run: Path) -> dict[str, Scale]:
+    """The training set's scales, from `normalisation.json` of a run. Raises InputError."""
+    from ivan.data import Scale
+
+    path = run / "normalisation.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Scale(float(item["low"]), float(item["high"])) for name, item in content["scales"].items()}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); the run folder is incomplete, train anew") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{path}: damaged, expected the scales that ivan train wrote; train anew") from None
+
+
+def synthesize(
+    run: str | Path,
+    data: str | Path = "",
+    out: str | Path = "",
+    *,
+    inverse: bool = False,
+    roots: dict[str, str] | None = None,
+    checkpoint: str = "",
+    device: str = "auto",
+    pixels: int = DEFAULT_PIXELS,
+    threads: int = 0,
+    progress: bool = True,
+) -> list[Path]:
+    """Synthesise the missing modalities of every case in a folder.
+
+    Each result has the source's (for `inverse` the target's) orientation, shape and affine. Its intensities are in
+    units of the training set: normalised 1 is the median of the percentiles recorded in training. An existing
+    result is replaced, whole; NIfTI is written for NIfTI, otherwise the format of the source.
+
+    Args:
+        run: run folder of `ivan train`.
+        data: folder with the given modalities; the ones to synthesise need not exist.
+        out: folder for OUT/MODALITY/case.nii.gz.
+        inverse: synthesise the sources from the targets, with the same weights.
+        roots: folder of each given modality, instead of `data`.
+        checkpoint, device: as in `load_run`.
+        pixels: upper bound of the pixels of one batch.
+        threads: CPU threads; 0 leaves PyTorch's choice.
+        progress: show a progress bar on a terminal and a line for each file elsewhere.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: the run or the data cannot be used.
+        RunError: a result cannot be written; those before it are whole.
+    """
+    if not str(out):
+        raise InputError("--out: no folder given for the results")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
+    set_threads(threads)
+    predictor = load_predictor(run, checkpoint=checkpoint, device=device, pixels=pixels)
+    cases = find(predictor.modalities(inverse)[0], data, roots)
+    written: list[Path] = []
+    with progress_over(cases, "synthesising", progress) as (items, say):
+        for case in items:
+            _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse)
+            written += paths
+            for path in paths:
+                say(f"wrote {path}")
+    return written
+
+
+def synthesize_case(
+    predictor: Predictor, case: Case, out: Path, *, inverse: bool = False
+) -> tuple[dict[str, Any], list[Path]]:
+    """Synthesise one case and write its files.
+
+    Returns:
+        ({modality: [X, Y, Z] float32 RAS volume in the training set's units}, the files written).
+    """
+    import numpy as np
+
+    from ivan.data import write_volume
+
+    given, names = predictor.modalities(inverse)
+    loaded = predictor.load(case, given)
+    for note in loaded.notes:
+        warn(note)
+    predicted = predictor.predict(loaded.slices, inverse)
+    volumes, paths = {}, []
+    suffix = output_suffix(case.files[given[0]])
+    for index, name in enumerate(names):
+        values = predicted[:, index]
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"{predictor.origin}: {name} of {case.name} is not finite; the weights are broken, use an earlier --checkpoint"
+            )
+        if name in predictor.scales:
+            values = predictor.scales[name].undo(values)
+        if suffix == ".png":
+            values = np.clip(values, 0, 1)
+        volumes[name] = loaded.to_volume(values)
+        paths.append(write_volume(out / name / f"{case.name}{suffix}", volumes[name], loaded.reference))
+    return volumes, paths
+
+
+def output_suffix(source: Path) -> str:
+    """The format of a result: compressed NIfTI for NIfTI, otherwise that of the source."""
+    return ".nii.gz" if source.name.lower().endswith((".nii", ".nii.gz")) else source.suffix.lower()
+
+
+def find(
+    required: Sequence[str], data: str | Path, roots: dict[str, str] | None = None, *, optional: Sequence[str] = ()
+) -> list[Case]:
+    """The cases in `data` (or in one folder a modality); cases left out and doubtful pairings are told on stderr."""
+    from ivan.data import find_cases, find_cases_in_folders
+
+    if roots:
+        if missing := [name for name in required if name not in roots]:
+            raise InputError(f"--root1/2/3: no folder for {missing[0]}; give one folder for each modality")
+        extra = {name: roots[name] for name in optional if name in roots}
+        cases = find_cases_in_folders({name: roots[name] for name in required}, optional=extra)
+    elif str(data):
+        cases = find_cases(data, required, optional=optional)
+    else:
+        raise InputError("--data: no folder of images given")
+    for line in [*cases.skipped, *cases.notes]:
+        warn(line)
+    return cases
+
+
+def warn(line: str) -> None:
+    """One line on standard error, for what the user should know although the work goes on."""
+    print(f"ivan: note: {line}", file=sys.stderr)
+
+
+def set_threads(threads: int) -> None:
+    """Use this many CPU threads; 0 changes nothing."""
+    if threads < 0:
+        raise InputError(f"--threads: {threads} given, must be at least 0")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def progress_over(items: Sequence[Any], what: str, show: bool) -> Iterator[tuple[Iterable[Any], Any]]:
+    """(the items, a function that prints a line): with a progress bar on a terminal, silent unless `show`."""
+    if not show:
+        yield items, lambda line: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield items, lambda line: console.print(line, markup=False)
+        return
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        yield bar.track(items), lambda line: console.print(line, markup=False)

@@ -1,0 +1,132 @@
+"""The data of a run: cases, split, cached slices and the order of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, Split, collate_slices, make_split
+from ivan.inference import find
+from ivan.training.config import TrainConfig
+from ivan.training.files import replace_json
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Split and data sets of a run; `validation` is None where nothing is held out."""
+
+    split: Split
+    training: SliceDataset
+    validation: SliceDataset | None
+
+
+def load_data(config: TrainConfig, split_file: Path | None, on_case: Callable[[str], None] | None = None) -> RunData:
+    """Find, split and decode the images of a run.
+
+    Args:
+        split_file: a split to use as it is (that of a resumed run); None: by `config.split` or by patient.
+        on_case: called with a line about each case that was read.
+
+    Raises:
+        InputError: what is wrong with the data.
+    """
+    cases = find((*config.sources, *config.targets), config.data, config.roots or None)
+    file = split_file or (Path(config.split) if config.split else None)
+    split = make_split(cases, file=file, validation=config.validation, seed=config.seed)
+    cache_dir = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "cache"
+    common: dict[str, Any] = {
+        "plane": config.plane,
+        "normalise": config.normalise,
+        "percentile": config.percentile,
+        "cache": config.cache,
+        "cache_dir": cache_dir if config.cache == "disk" else None,
+        "seed": config.seed,
+        "on_case": (lambda done, count, name: on_case(f"read {name} ({done} of {count})")) if on_case else None,
+    }
+    augmentation = Augmentation(
+        flips=config.flips,
+        quarter_turns=config.turns,
+        rotate=config.rotate,
+        scale=config.zoom,
+        translate=config.translate,
+        bias_field=config.bias_field,
+        contrast=config.contrast,
+        brightness=config.brightness,
+        intensity_on=config.intensity_on,
+    )
+    training = SliceDataset(
+        split.training,
+        config.sources,
+        config.targets,
+        training=True,
+        augmentation=augmentation,
+        min_foreground=config.min_foreground,
+        crop_foreground=config.crop,
+        patch_size=config.patch_size or None,
+        **common,
+    )
+    validation = None
+    if split.validation:
+        validation = SliceDataset(split.validation, config.sources, config.targets, training=False, **common)
+    if on_case:
+        for note in dict.fromkeys([*training.notes, *(validation.notes if validation else [])]):
+            on_case(note)
+    return RunData(split, training, validation)
+
+
+def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
+    """Record the training volumes' scales: their medians are the units of synthesised images."""
+    medians = {name: data.training.median_scale(name) for name in (*config.sources, *config.targets)}
+    replace_json(
+        path,
+        {
+            "normalise": config.normalise,
+            "percentile": config.percentile,
+            "scales": {name: {"low": scale.low, "high": scale.high} for name, scale in medians.items()},
+            "cases": {
+                case: {name: {"low": scale.low, "high": scale.high} for name, scale in scales.items()}
+                for case, scales in data.training.scales.items()
+            },
+        },
+    )
+
+
+class Batches:
+    """The training batches of one process, from any position of any epoch.
+
+    The order depends on the seed and the epoch alone, an item on the seed, the epoch and its index: so a resumed run
+    sees what it would have seen.
+    """
+
+    def __init__(self, dataset: SliceDataset, config: TrainConfig, device: torch.device, rank: int, world_size: int) -> None:
+        self._dataset = dataset
+        self._sampler = ShapeBatchSampler(
+            dataset, config.batch_size, seed=config.seed, rank=rank, world_size=world_size
+        )
+        self._count = len(self._sampler)
+        self._loader = torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=self._sampler,
+            collate_fn=collate_slices,
+            num_workers=config.workers,
+            persistent_workers=config.workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its own: an iteration must not draw from the generator that is saved
+        )
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same in every process."""
+        return self._count
+
+    def epoch(self, epoch: int, position: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+        """Sources [B, N, H, W], targets [B, M, H, W] and names of the slices, from batch `position` on."""
+        self._dataset.set_epoch(epoch)
+        self._sampler.set_epoch(epoch, position)
+        for batch in self._loader:
+            names = [f"{case} slice {index}" for case, index in zip(batch["case"], batch["slice"], strict=True)]
+            yield batch["source"], batch["target"], names

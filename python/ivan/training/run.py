@@ -1,0 +1,173 @@
+"""`fit`: one training run from settings to a run folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ivan.errors import InputError
+from ivan.training.build import build_model, choose_device, load_weights_from
+from ivan.training.checkpoint import clean, has_checkpoint, read_checkpoint
+from ivan.training.config import TrainConfig
+from ivan.training.data import Batches, load_data, write_normalisation
+from ivan.training.files import replace_file, replace_json
+from ivan.training.log import RunLog
+from ivan.training.loop import Trainer
+from ivan.training.settings import flag
+from ivan.training.stop import Stopped, StopRequest
+
+
+def fit(config: TrainConfig | None = None, *, resume: bool = False, progress: bool = True, **settings: Any) -> Path:
+    """Train a network and return its run folder, as `ivan train` does.
+
+    The run folder receives config.json, split.json, normalisation.json, metrics.jsonl, checkpoint/, images/,
+    tensorboard/ and report.html.
+
+    Args:
+        config: the settings; None for the defaults.
+        resume: continue the run in `out` from its last checkpoint. Other settings are then those of its
+            config.json; only those that TrainConfig marks as changeable on resume may differ.
+        progress: show progress on standard output.
+        settings: fields of `TrainConfig` that replace those of `config`.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        InputError: settings or data that cannot be used, or a run folder that is not empty (without `resume`).
+        RunError: training failed: a loss that is not finite, a full disk.
+        Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt, raised after a checkpoint was written.
+    """
+    config = _resolve(config, resume, settings)
+    run = Path(config.out)
+    device = choose_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    fabric = _fabric(config, device)
+    first = fabric.is_global_zero
+    say = print if progress and first else _silent
+    started = resume and has_checkpoint(run)
+    data = load_data(config, run / "split.json" if started else None, say)
+    model, aug = build_model(config)
+    if config.init and not started:
+        load_weights_from(model, Path(config.init), say)
+    batches = Batches(data.training, config, fabric.device, fabric.global_rank, fabric.world_size)
+    torch.manual_seed(config.seed + fabric.global_rank)  # noise in dummy channels differs between processes
+    trainer = Trainer(config, fabric, run, model, aug, batches, data.validation)
+    if first:
+        clean(run)
+        replace_json(run / "config.json", config.to_json())
+        if not started:
+            data.split.save(run / "split.json")
+            write_normalisation(run / "normalisation.json", config, data)
+    fabric.barrier()
+    if started:
+        trainer.load(read_checkpoint(run, notice=say))
+        say(f"continuing from step {trainer.step}")
+    say(
+        f"{'+'.join(config.sources)} > {'+'.join(config.targets)}: {len(data.training)} training slices, "
+        f"{len(data.validation) if data.validation else 0} for validation, {trainer.total_steps} steps on {fabric.device}"
+    )
+    log = RunLog(
+        run, trainer.step, trainer.total_steps, tensorboard=config.tensorboard, progress=progress and first, enabled=first
+    )
+    with StopRequest(log.say) as stop:
+        try:
+            trainer.train(log, stop)
+        finally:
+            log.close()
+        if stop.requested and trainer.step < trainer.total_steps:
+            raise Stopped(
+                f"stopped at step {trainer.step}, everything is saved; continue with 'ivan train --resume --out {run}'",
+                stop.number,
+            )
+    if first:
+        _report(run, config, trainer)
+    say(f"done: {run / 'report.html'}")
+    return run
+
+
+def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any]) -> TrainConfig:
+    """The checked settings of this call; on resume those of the run folder with the allowed changes."""
+    known = {item.name: item for item in fields(TrainConfig)}
+    if strange := sorted(set(settings) - set(known)):
+        raise InputError(f"{strange[0]}: no such setting; ivan.TrainConfig lists them")
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    asked = replace(config or TrainConfig(), **settings)
+    if not asked.out:
+        raise InputError("--out: no run folder given; name a new folder for the run")
+    run = Path(asked.out)
+    if run.exists() and not run.is_dir():
+        raise InputError(f"{run}: is a file, expected a folder for the run; choose another --out")
+    if not resume:
+        asked.check()
+        if not _is_child() and run.exists() and any(run.iterdir()):
+            raise InputError(f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume")
+        return asked
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run folder to resume; leave out --resume to start a new run")
+    stored = replace(TrainConfig.read(run / "config.json"), out=asked.out)
+    given = {item.name for item in fields(TrainConfig)} if config is not None else set(settings)
+    changes = {name: getattr(asked, name) for name in given if getattr(asked, name) != getattr(stored, name)}
+    for name in sorted(changes):
+        if not known[name].metadata["on_resume"]:
+            raise InputError(
+                f"{flag(known[name])}: {changes[name]!r} given, but {run} was started with "
+                f"{getattr(stored, name)!r}; leave the option out, or start a new run"
+            )
+    return replace(stored, **changes).check()
+
+
+def _is_child() -> bool:
+    """Whether this is a process that Fabric or torchrun started beside the first one."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) != 0
+
+
+def _fabric(config: TrainConfig, device: torch.device) -> Any:
+    """A launched Lightning Fabric for the devices and the precision of a run."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision
+
+    class FloatState(MixedPrecision):
+        """Mixed precision that leaves inputs alone: only dense blocks compute in 16 bits, the state stays float32."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    plugins = []
+    if config.precision != "32":
+        kind: Any = {"bf16-mixed": "bf16-mixed", "fp16-mixed": "16-mixed"}[config.precision]
+        plugins.append(FloatState(kind, device.type))
+    devices, nodes = config.devices, 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has started the processes already
+        devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    if device.type == "cuda" and devices > torch.cuda.device_count():
+        raise InputError(f"--devices: {devices} given, this machine has {torch.cuda.device_count()} CUDA devices")
+    # Fabric's hints (use all GPUs, set float32 precision) do not fit here; what matters is an error or a line of ours.
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
+            plugins=plugins or None,
+        )
+        fabric.launch()
+    return fabric
+
+
+def _silent(line: str) -> None:
+    """Say nothing."""
+
+
+def _report(run: Path, config: TrainConfig, trainer: Trainer) -> None:
+    """Write report.html: curves and configuration (images and metrics are added by `ivan evaluate`)."""
