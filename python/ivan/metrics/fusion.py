@@ -117,11 +117,10 @@ def _sobel(x: Tensor) -> tuple[Tensor, Tensor]:
     """Edge magnitude and orientation in (-pi/2, pi/2] of ``[B, H, W]``, zero-padded to the same size."""
     kx = x.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     ky = x.new_tensor([[1, 2, 1], [0, 0, 0], [-1, -2, -1]])
-    # conv2d correlates: both components change sign against a convolution, magnitude and atan(sy / sx) do
-    # not.
+    # conv2d correlates: against a convolution both components change sign; magnitude and atan(sy / sx) stay.
     kernels = torch.stack([kx, ky])[:, None]
     s = F.conv2d(x[:, None], kernels, padding=1)
-    # Integers cancel exactly, fractions leave a rounding error whose sign would turn an edge by pi: it is 0 too.
+    # Integers cancel exactly; fractions leave a rounding error whose sign would turn an edge by pi.
     noise = 8 * torch.finfo(x.dtype).eps * F.conv2d(x[:, None].abs(), kernels.abs(), padding=1)
     s = torch.where(s.abs() > noise, s, torch.zeros_like(s))
     sx, sy = s[:, 0], s[:, 1]

@@ -154,7 +154,8 @@ def sharpness_ratios(
     """AG and SF of the prediction divided by those of the reference: 1 is as sharp, below 1 is blurred.
 
     Each is the ratio of two means over the non-empty slices, so nearly flat slices do not decide. The
-    slices are never masked: a mask's edge is not an edge of the image. Keys: ``sharpness_ag``, ``sharpness_sf``.
+    slices are never masked: a mask's edge is not an edge of the image. Keys: ``sharpness_ag``,
+    ``sharpness_sf``.
 
     Raises:
         InputError: shapes differ, every slice is empty, or slices below 2x2.
