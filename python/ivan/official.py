@@ -79,17 +79,16 @@ def _read(path: str) -> Any:
         raise InputError(f"{path}: cannot be read ({reason}); expected a checkpoint file (.pth)") from None
     try:
         with file, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch's advice on hostile pickles; the error below says what matters
+            warnings.simplefilter("ignore")  # advice on hostile pickles; the error says it
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Damaged archives surface as many types, by the place of the damage.
         remedy = "expected a file made by torch.save(model.state_dict(), path)"
-        if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        if isinstance(error, pickle.UnpicklingError):
+            # Which objects a pickle asks for cannot be told from noise without running it.
             raise InputError(
-                f"{path}: holds more than tensors, and nothing else is loaded since it could run code; {remedy}"
+                f"{path}: not tensors only, or damaged; other objects are never loaded as they can run code; {remedy}"
             ) from None
+        # Damaged archives surface as many types, by the place of the damage.
         raise InputError(
             f"{path}: damaged or not a PyTorch checkpoint ({type(error).__name__}); {remedy}"
         ) from None
