@@ -83,7 +83,10 @@ class CMakeBuild(build_ext):
         import pybind11
 
         out = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = Path(self.build_temp).resolve() / "cmake"
+        # pip gives an editable build a new temporary folder each time; one that stays makes rebuilds incremental.
+        editable = self.inplace or self.editable_mode
+        build = ROOT / "build" / f"editable-{sys.implementation.cache_tag}" if editable else Path(self.build_temp)
+        build = build.resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
         cuda = os.environ.get("IVAN_FAST_CUDA", "AUTO").upper()
         nvcc = find_nvcc() if cuda != "OFF" else None

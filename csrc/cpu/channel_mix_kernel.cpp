@@ -5,8 +5,7 @@
 namespace ivan_fast::cpu::IVAN_ISA {
 namespace {
 
-constexpr std::int64_t kTile = 64;   // pixels whose sums stay in registers
-constexpr std::int64_t kLanes = 16;  // independent partial sums of a dot product: the order of summation is fixed
+constexpr std::int64_t kLanes = 32;  // independent partial sums of a dot product: the order of summation is fixed
 
 struct Chunk {
   std::int64_t sample, begin, count;  // pixels begin .. begin + count of one sample
@@ -18,28 +17,56 @@ Chunk chunk_at(std::int64_t index, std::int64_t pixels) {
   return {index / per_sample, begin, pixels - begin < kMixChunk ? pixels - begin : kMixChunk};
 }
 
-// y[i, p] = sum_j weight[i * row_step + j * column_step] x[j, p] over one chunk, j ascending.
+// sum_j weight[j] x[j * pixels] for j = 0 .. last, ascending; a recursion, since vectorisers want no inner loop.
+template <int last, typename T>
+IVAN_HOST T weighted_sum(const T* x, std::int64_t pixels, const T* weight) {
+  if constexpr (last == 0) {
+    return weight[0] * x[0];
+  } else {
+    return multiply_add(weight[last], x[last * pixels], weighted_sum<last - 1>(x, pixels, weight));
+  }
+}
+
+// One output channel of a number of input channels known to the compiler.
+template <int channels, typename T>
+void mix_row(const T* __restrict x, const T* __restrict weight, std::int64_t step, T* __restrict y, std::int64_t pixels,
+             std::int64_t count) {
+  T w[channels];
+  for (int j = 0; j < channels; ++j) w[j] = weight[j * step];
+  for (std::int64_t p = 0; p < count; ++p) y[p] = weighted_sum<channels - 1>(x + p, pixels, w);
+}
+
+// The same for any number: the chunk stays in L1 while the channels are added one by one, in the same order.
 template <typename T>
-void mix(const T* __restrict x, const T* __restrict weight, T* __restrict y, std::int64_t channels, std::int64_t pixels,
-         std::int64_t count, std::int64_t row_step, std::int64_t column_step) {
-  for (std::int64_t tile = 0; tile < count; tile += kTile) {
-    const std::int64_t width = count - tile < kTile ? count - tile : kTile;
-    for (std::int64_t i = 0; i < channels; ++i) {
-      T sum[kTile];
-      if (width == kTile) {  // the full tile has a constant width, so that `sum` lives in registers
-        for (std::int64_t p = 0; p < kTile; ++p) sum[p] = weight[i * row_step] * x[tile + p];
-        for (std::int64_t j = 1; j < channels; ++j) {
-          const T w = weight[i * row_step + j * column_step];
-          for (std::int64_t p = 0; p < kTile; ++p) sum[p] = multiply_add(w, x[j * pixels + tile + p], sum[p]);
-        }
-      } else {
-        for (std::int64_t p = 0; p < width; ++p) sum[p] = weight[i * row_step] * x[tile + p];
-        for (std::int64_t j = 1; j < channels; ++j) {
-          const T w = weight[i * row_step + j * column_step];
-          for (std::int64_t p = 0; p < width; ++p) sum[p] = multiply_add(w, x[j * pixels + tile + p], sum[p]);
-        }
-      }
-      for (std::int64_t p = 0; p < width; ++p) y[i * pixels + tile + p] = sum[p];
+void mix_row_any(const T* __restrict x, const T* __restrict weight, std::int64_t step, T* __restrict y,
+                 std::int64_t channels, std::int64_t pixels, std::int64_t count) {
+  for (std::int64_t p = 0; p < count; ++p) y[p] = weight[0] * x[p];
+  for (std::int64_t j = 1; j < channels; ++j) {
+    const T w = weight[j * step];
+    const T* x_j = x + j * pixels;
+    for (std::int64_t p = 0; p < count; ++p) y[p] = multiply_add(w, x_j[p], y[p]);
+  }
+}
+
+// y[i, p] = sum_j weight[i * row_step + j * column_step] x[j, p] over one chunk.
+template <typename T>
+void mix(const T* x, const T* weight, T* y, std::int64_t channels, std::int64_t pixels, std::int64_t count,
+         std::int64_t row_step, std::int64_t column_step) {
+  for (std::int64_t i = 0; i < channels; ++i) {
+    const T* row = weight + i * row_step;
+    T* y_i = y + i * pixels;
+    switch (channels) {
+      case 2:
+        mix_row<2>(x, row, column_step, y_i, pixels, count);
+        break;
+      case 3:
+        mix_row<3>(x, row, column_step, y_i, pixels, count);
+        break;
+      case 4:
+        mix_row<4>(x, row, column_step, y_i, pixels, count);
+        break;
+      default:
+        mix_row_any(x, row, column_step, y_i, channels, pixels, count);
     }
   }
 }
