@@ -42,6 +42,7 @@ py::dict build_info() {
   info["cuda_archs"] = "";
   info["cuda_compiler"] = "";
 #endif
+  info["dense_block_cuda"] = "reference";
   return info;
 }
 

@@ -6,18 +6,24 @@ STABLE_TORCH_LIBRARY(ivan_fast, m) {
   m.def("affine_coupling_inverse(Tensor y, Tensor h, Tensor g, float clamp) -> Tensor");
   m.def("affine_coupling_backward(Tensor grad_y, Tensor x, Tensor h, float clamp) -> (Tensor grad_x, Tensor grad_h)");
   m.def(
-      "affine_coupling_inverse_backward(Tensor grad_x, Tensor x, Tensor h, float clamp) -> (Tensor grad_y, Tensor grad_h)");
+      "affine_coupling_inverse_backward(Tensor grad_x, Tensor x, Tensor h, float clamp) -> (Tensor grad_y, Tensor "
+      "grad_h)");
   m.def(
       "affine_coupling_recompute_backward(Tensor y, Tensor h, Tensor g, Tensor grad_y, float clamp)"
       " -> (Tensor x, Tensor grad_x, Tensor grad_h)");
   m.def("channel_mix(Tensor x, Tensor weight) -> Tensor");
   m.def("channel_mix_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor grad_x, Tensor grad_weight)");
+  m.def("dense_block(Tensor x, Tensor[] weights, Tensor[] biases, float negative_slope, str compute) -> Tensor");
+  m.def(
+      "dense_block_backward(Tensor grad_y, Tensor x, Tensor[] weights, Tensor[] biases, float negative_slope, str "
+      "compute)"
+      " -> (Tensor y, Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_biases)");
 }
 
 #ifdef IVAN_FAST_WITH_CUDA
 // Part of libtorch_cuda. Weak, so that this library also loads under a torch without CUDA.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                                                  void** ret_stream);
+                                                                                   void** ret_stream);
 
 void* ivan_fast::current_cuda_stream(const Tensor& t) {
   check(aoti_torch_get_current_cuda_stream != nullptr, "ivan_fast: this torch has no CUDA support");

@@ -1,0 +1,138 @@
+// The multiply-add kernels of the dense block, over rows stored as [pixel][channel].
+//
+// A 3x3 convolution of such rows is, for each of three input rows, a matrix product whose left operand is the row
+// itself read at pixel stride: the 3 * C values under a kernel row are contiguous. So one micro-kernel does all:
+// kBlockPixels x 2 vectors of sums in registers, weights from L1 (a chunk of at most kChunkBytes stays there for a
+// whole row), inputs broadcast. Each output is summed in the order source, kh, kw, channel, whatever the blocking.
+#pragma once
+
+#include "dense_block_plan.h"
+#include "dense_block_vector.h"
+
+namespace ivan_fast::cpu::IVAN_ISA {
+
+constexpr int kChunkBytes = 20 * 1024;  // of 32 KB L1
+
+enum class Finish { kNone, kLeaky, kMask };
+
+template <typename T>
+struct Chunk {
+  const T* input[3];    // at the left neighbour of the first output pixel
+  const T* weights[3];  // [length][block]
+  int segments;
+  int length;      // 3 * channels
+  int stride;      // channels per pixel
+  const T* start;  // bias of the block, or null to continue from the sums in `out`
+  Finish finish;   // applied to the final sums
+  const T* mask;   // kMask: the hidden row whose sign decides; same layout as out
+  T slope;
+};
+
+// out[p][0 .. NB vectors) for P pixels from pixel x on.
+template <typename T, int P, int NB>
+IVAN_INLINE void block(const Chunk<T>& c, int64_t x, T* out, int out_stride) {
+  constexpr int V = kLanes<T>;
+  Vec<T> sum[P][NB];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+    for (int n = 0; n < NB; ++n) sum[p][n] = load((c.start ? c.start : out + (x + p) * out_stride) + n * V);
+  const int64_t stride = c.stride;
+  const int length = c.length;
+  for (int s = 0; s < c.segments; ++s) {
+    const T* a = c.input[s] + x * stride;
+    const T* w = c.weights[s];
+    for (int i = 0; i < length; ++i, w += NB * V) {
+      Vec<T> weight[NB];
+#pragma GCC unroll 2
+      for (int n = 0; n < NB; ++n) weight[n] = load(w + n * V);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const Vec<T> value = broadcast(a[p * stride + i]);
+#pragma GCC unroll 2
+        for (int n = 0; n < NB; ++n) sum[p][n] = fma(value, weight[n], sum[p][n]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+    for (int n = 0; n < NB; ++n) {
+      Vec<T> v = sum[p][n];
+      if (c.finish == Finish::kLeaky) v = v > T(0) ? v : v * c.slope;
+      if (c.finish == Finish::kMask) v = load(c.mask + (x + p) * out_stride + n * V) > T(0) ? v : v * c.slope;
+      store(out + (x + p) * out_stride + n * V, v);
+    }
+}
+
+template <typename T, int P, int NB>
+__attribute__((noinline)) static void block_function(const Chunk<T>& c, int64_t x, T* out, int out_stride) {
+  block<T, P, NB>(c, x, out, out_stride);
+}
+
+template <typename T, int NB>
+using BlockFunction = void (*)(const Chunk<T>&, int64_t, T*, int);
+
+// A row of `pixels`, cut into blocks of nearly equal size so that no block is left almost empty.
+template <typename T, int NB>
+static void row_of_blocks(const Chunk<T>& c, int64_t pixels, T* out, int out_stride) {
+  static constexpr BlockFunction<T, NB> table[] = {
+      block_function<T, 1, NB>,  block_function<T, 2, NB>,  block_function<T, 3, NB>,  block_function<T, 4, NB>,
+      block_function<T, 5, NB>,  block_function<T, 6, NB>,
+#if defined(__AVX512F__)
+      block_function<T, 7, NB>,  block_function<T, 8, NB>,  block_function<T, 9, NB>,  block_function<T, 10, NB>,
+      block_function<T, 11, NB>, block_function<T, 12, NB>, block_function<T, 13, NB>, block_function<T, 14, NB>,
+#endif
+  };
+  static_assert(sizeof(table) / sizeof(table[0]) == kBlockPixels);
+  const int64_t blocks = (pixels + kBlockPixels - 1) / kBlockPixels;
+  const int64_t small = blocks ? pixels / blocks : 0, larger = blocks ? pixels % blocks : 0;
+  int64_t x = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t size = small + (b < larger);
+    table[size - 1](c, x, out, out_stride);
+    x += size;
+  }
+}
+
+// One row of one level, out[pixel][level_width] over `pixels` pixels. rows[s][kh] points at the left neighbour of the
+// first pixel in source s, or is null outside the image.
+template <typename T>
+static void level_row(const dense::Net<T>& net, int level, int level_width, const T* const (*rows)[3], int64_t pixels,
+                      Finish finish, const T* mask, T slope, T* out) {
+  constexpr int V = kLanes<T>;
+  const int vectors = level_width / V;
+  for (int s = 0; s < level; ++s) {
+    const int length = 3 * dense::source_channels(net, s);
+    const T* source_weights = net.weights[level] + dense::source_offset(net, s, level_width);
+    for (int v = 0; v < vectors; v += dense::kBlockVectors) {
+      const int nb = vectors - v < dense::kBlockVectors ? vectors - v : dense::kBlockVectors;
+      const size_t segment = size_t(length) * nb * V;
+      const T* weights = source_weights + size_t(3) * length * v * V;
+      int per_chunk = int(kChunkBytes / (segment * sizeof(T)));
+      per_chunk = per_chunk < 1 ? 1 : per_chunk > 3 ? 3 : per_chunk;
+      Chunk<T> chunk = {};
+      chunk.length = length;
+      chunk.stride = dense::source_channels(net, s);
+      chunk.slope = slope;
+      chunk.mask = mask ? mask + v * V : nullptr;
+      chunk.start = s == 0 ? net.bias[level] + v * V : nullptr;
+      const int last = rows[s][2] ? 2 : 1;
+      for (int kh = 0; kh < 3; ++kh) {
+        if (!rows[s][kh]) continue;
+        chunk.input[chunk.segments] = rows[s][kh];
+        chunk.weights[chunk.segments] = weights + kh * segment;
+        if (++chunk.segments < per_chunk && kh < last) continue;
+        chunk.finish = s == level - 1 && kh == last ? finish : Finish::kNone;
+        if (nb == 2)
+          row_of_blocks<T, 2>(chunk, pixels, out + v * V, level_width);
+        else
+          row_of_blocks<T, 1>(chunk, pixels, out + v * V, level_width);
+        chunk.start = nullptr;
+        chunk.segments = 0;
+      }
+    }
+  }
+}
+
+}  // namespace ivan_fast::cpu::IVAN_ISA

@@ -1,0 +1,70 @@
+// The vector type of the instruction set this file is compiled for: one source, three builds.
+// Only builtin vector types and inlined intrinsics: nothing here may become a shared symbol of the library, or
+// the linker could keep the AVX-512 copy for every machine.
+#pragma once
+
+#include <cstdint>
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#define IVAN_INLINE static inline __attribute__((always_inline))
+
+namespace ivan_fast::cpu::IVAN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kBlockPixels = 14;  // 14 x 2 accumulators + 2 weights + 1 broadcast of 32 registers
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int kVectorBytes = 32;
+constexpr int kBlockPixels = 6;  // 6 x 2 accumulators + 2 weights + 1 broadcast of 16 registers
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kBlockPixels = 6;
+#endif
+
+template <typename T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+  typedef T unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+template <typename T>
+using Vec = typename VectorOf<T>::type;
+template <typename T>
+constexpr int kLanes = kVectorBytes / int(sizeof(T));
+
+template <typename T>
+IVAN_INLINE Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
+}
+template <typename T>
+IVAN_INLINE void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
+}
+template <typename T>
+IVAN_INLINE Vec<T> broadcast(T s) {
+  return s - Vec<T>{};
+}
+
+#if defined(__AVX512F__)
+IVAN_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm512_fmadd_ps(a, b, c); }
+IVAN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__AVX2__) && defined(__FMA__)
+IVAN_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return _mm256_fmadd_ps(a, b, c); }
+IVAN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return _mm256_fmadd_pd(a, b, c); }
+#else
+IVAN_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return a * b + c; }
+IVAN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return a * b + c; }
+#endif
+
+// Sum of the lanes in one fixed order.
+template <typename T>
+IVAN_INLINE T sum_lanes(Vec<T> v) {
+  T lane[kLanes<T>];
+  store(lane, v);
+  for (int half = kLanes<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  return lane[0];
+}
+
+}  // namespace ivan_fast::cpu::IVAN_ISA

@@ -1,0 +1,130 @@
+// Parameter gradients of one row: grad_weights[kh][kw][c][o] += sum over pixels input[kh][pixel + kw - 1][c] *
+// g[pixel][o].
+//
+// The sum over at most kGradientPixels pixels stays in registers and is then added to the accumulators: the inputs,
+// gradients and accumulators of one kernel row share L1, and the long sum over an image is a sum of short ones.
+#pragma once
+
+#include "dense_block_plan.h"
+#include "dense_block_vector.h"
+
+namespace ivan_fast::cpu::IVAN_ISA {
+
+constexpr int kGradientPixels = 64;
+
+// total[i][n] += sum_p input[p][i] * g[p][n], I inputs and NB vectors of g.
+template <typename T, int I, int NB>
+IVAN_INLINE void gradient_block(const T* input, int64_t stride, const T* g, int64_t g_stride, int64_t pixels,
+                                T* total) {
+  constexpr int V = kLanes<T>;
+  Vec<T> sum[I][NB] = {};
+  for (int64_t p = 0; p < pixels; ++p, input += stride, g += g_stride) {
+    Vec<T> gradient[NB];
+#pragma GCC unroll 2
+    for (int n = 0; n < NB; ++n) gradient[n] = load(g + n * V);
+#pragma GCC unroll 16
+    for (int i = 0; i < I; ++i) {
+      const Vec<T> value = broadcast(input[i]);
+#pragma GCC unroll 2
+      for (int n = 0; n < NB; ++n) sum[i][n] = fma(value, gradient[n], sum[i][n]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < I; ++i)
+#pragma GCC unroll 2
+    for (int n = 0; n < NB; ++n) store(total + i * g_stride + n * V, load(total + i * g_stride + n * V) + sum[i][n]);
+}
+
+template <typename T, int NB>
+static void gradient_blocks(const T* input, int64_t stride, int length, const T* g, int64_t g_stride, int64_t pixels,
+                            T* total) {
+  int i = 0;
+  for (; i + kBlockPixels <= length; i += kBlockPixels)
+    gradient_block<T, kBlockPixels, NB>(input + i, stride, g, g_stride, pixels, total + i * g_stride);
+  for (; i + 3 <= length; i += 3)
+    gradient_block<T, 3, NB>(input + i, stride, g, g_stride, pixels, total + i * g_stride);
+  for (; i < length; ++i) gradient_block<T, 1, NB>(input + i, stride, g, g_stride, pixels, total + i * g_stride);
+}
+
+// All sources of a level for one row of its pre-activation gradient g[pixel][width].
+template <typename T>
+static void level_gradient(const dense::Net<T>& net, int level, int width, const T* const (*rows)[3], const T* g,
+                           int64_t pixels, T* total, T* bias_total) {
+  constexpr int V = kLanes<T>;
+  for (int64_t x = 0; x < pixels; x += kGradientPixels) {
+    const int64_t count = pixels - x < kGradientPixels ? pixels - x : kGradientPixels;
+    for (int s = 0; s < level; ++s) {
+      const int channels = dense::source_channels(net, s), length = 3 * channels;
+      T* part = total + dense::source_offset(net, s, width);
+      for (int kh = 0; kh < 3; ++kh, part += size_t(length) * width) {
+        if (!rows[s][kh]) continue;
+        int v = 0;
+        for (; v + 2 * V <= width; v += 2 * V)
+          gradient_blocks<T, 2>(rows[s][kh] + x * channels, channels, length, g + x * width + v, width, count,
+                                part + v);
+        for (; v < width; v += V)
+          gradient_blocks<T, 1>(rows[s][kh] + x * channels, channels, length, g + x * width + v, width, count,
+                                part + v);
+      }
+    }
+    for (int v = 0; v < width; v += V) {
+      Vec<T> sum = {};
+      for (int64_t p = x; p < x + count; ++p) sum += load(g + p * width + v);
+      store(bias_total + v, load(bias_total + v) + sum);
+    }
+  }
+}
+
+// The same for an output level of few channels, vectors along (kw, c): grad[pixel][channels],
+// total[o][source][kh][kw][c].
+template <typename T, int I>
+IVAN_INLINE void dot_gradient_block(const T* input, int64_t stride, const T* g, int64_t g_stride, int64_t pixels,
+                                    T* total) {
+  constexpr int V = kLanes<T>;
+  Vec<T> sum[I] = {};
+  for (int64_t p = 0; p < pixels; ++p, input += stride, g += g_stride) {
+    const Vec<T> gradient = broadcast(*g);
+#pragma GCC unroll 12
+    for (int i = 0; i < I; ++i) sum[i] = fma(load(input + i * V), gradient, sum[i]);
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < I; ++i) store(total + i * V, load(total + i * V) + sum[i]);
+}
+
+template <typename T>
+static void output_gradient_dot(const dense::Net<T>& net, const T* const (*rows)[3], const T* g, int64_t pixels,
+                                T* total, T* bias_total) {
+  constexpr int V = kLanes<T>;
+  const int64_t outputs = net.out_channels;
+  for (int64_t x = 0; x < pixels; x += kGradientPixels) {
+    const int64_t count = pixels - x < kGradientPixels ? pixels - x : kGradientPixels;
+    T* part = total;
+    for (int64_t o = 0; o < outputs; ++o) {
+      const T* gradient = g + x * outputs + o;
+      for (int s = 0; s <= net.hidden; ++s) {
+        const int channels = dense::source_channels(net, s), length = 3 * channels;
+        for (int kh = 0; kh < 3; ++kh, part += length) {
+          if (!rows[s][kh]) continue;
+          const T* input = rows[s][kh] + x * channels;
+          int i = 0;
+          for (; i + 12 * V <= length; i += 12 * V)
+            dot_gradient_block<T, 12>(input + i, channels, gradient, outputs, count, part + i);
+          for (; i + 3 * V <= length; i += 3 * V)
+            dot_gradient_block<T, 3>(input + i, channels, gradient, outputs, count, part + i);
+          for (; i + V <= length; i += V)
+            dot_gradient_block<T, 1>(input + i, channels, gradient, outputs, count, part + i);
+          for (; i < length; ++i) {
+            T sum = 0;
+            for (int64_t p = 0; p < count; ++p) sum += input[p * channels + i] * gradient[p * outputs];
+            part[i] += sum;
+          }
+        }
+      }
+      T sum = 0;
+      for (int64_t p = 0; p < count; ++p) sum += gradient[p * outputs];
+      bias_total[o] += sum;
+    }
+  }
+}
+
+}  // namespace ivan_fast::cpu::IVAN_ISA

@@ -1,0 +1,65 @@
+// Dense block of 3x3 convolutions: torch-free parameters and CPU entry points.
+//
+//   h_0 = x,  h_k = leaky(conv3x3(weights[k-1], [h_0 | .. | h_{k-1}]) + biases[k-1]) for k = 1 .. depth-1,
+//   y = conv3x3(weights[depth-1], [h_0 | .. | h_{depth-1}]) + biases[depth-1],  zero padding 1,
+//   leaky(v) = v > 0 ? v : negative_slope * v, whose derivative at 0 (and -0) is negative_slope.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "ivan_fast/types.h"
+
+namespace ivan_fast {
+
+// What operands are rounded to before they are multiplied; sums are always in the tensor's own type.
+enum class DenseBlockRounding : int { kNone, kBFloat16, kFloat16 };
+
+struct DenseBlockShape {
+  int64_t batch;         // N
+  int64_t in_channels;   // channels of x
+  int64_t out_channels;  // channels of y
+  int64_t growth;        // channels of every hidden level
+  int64_t depth;         // convolutions, 1 to 16
+  int64_t height, width;
+};
+
+struct DenseBlockParams {
+  DenseBlockShape shape;
+  DType dtype;
+  DenseBlockRounding rounding;
+  double negative_slope;
+  Input x;                     // [N, in_channels, H, W]
+  const void* const* weights;  // depth x [growth or out_channels, in_channels + k * growth, 3, 3], contiguous
+  const void* const* biases;   // depth x [growth or out_channels]
+  void* y;                     // [N, out_channels, H, W], contiguous
+};
+
+struct DenseBlockBackwardParams {
+  DenseBlockParams forward;   // y is written too: the same bits as dense_block_forward
+  Input grad_y;               // [N, out_channels, H, W]
+  void* grad_x;               // [N, in_channels, H, W], contiguous
+  void* const* grad_weights;  // shapes of weights, contiguous, overwritten
+  void* const* grad_biases;   // shapes of biases, overwritten
+};
+
+namespace cpu {
+
+// Runs body(i, context) for i in [0, count), at most one call per worker thread at a time, and returns when all are
+// done.
+using ParallelFor = void (*)(int64_t count, void (*body)(int64_t, void*), void* context);
+
+// y and grad_x do not depend on `threads`. The parameter gradients are sums over pixels: equal bits for equal
+// `threads`, and between thread counts they differ by rounding only (each is a sum of partial sums over at most
+// 64 pixels, added in float per thread and in double over threads).
+// Throws std::bad_alloc, and std::invalid_argument for a shape outside the documented range.
+void dense_block_forward(const DenseBlockParams& params, int threads, ParallelFor parallel_for);
+void dense_block_backward(const DenseBlockBackwardParams& params, int threads, ParallelFor parallel_for);
+
+// Upper bound for the rings of all threads together, in bytes; images too wide for it are cut into column strips.
+// Never below what one strip of 32 columns needs. Process-wide; default 64 MiB or IVAN_FAST_WORKSPACE_MB.
+void set_dense_block_workspace(size_t bytes);
+size_t dense_block_workspace();
+
+}  // namespace cpu
+}  // namespace ivan_fast

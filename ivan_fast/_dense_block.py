@@ -1,0 +1,98 @@
+"""The dense block ops beyond their CPU kernels: shapes, autograd formulas, CUDA tensors, autocast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ivan_fast import reference
+from ivan_fast._autograd import register_autocast, register_raising_formula
+
+_ops = torch.ops.ivan_fast
+
+
+def _output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    torch._check(
+        x.dim() == 4 and len(weights) > 0 and len(weights) == len(biases),
+        lambda: f"{op}: x has shape {tuple(x.shape)}, expected [N, C, H, W], and as many weights as biases",
+    )
+    return x.new_empty((x.shape[0], weights[-1].shape[0], x.shape[2], x.shape[3]))
+
+
+def _like(t: Tensor) -> Tensor:
+    """New and contiguous, as every output is."""
+    return torch.empty(t.shape, dtype=t.dtype, device=t.device)
+
+
+@torch.library.register_fake("ivan_fast::dense_block")
+def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], negative_slope: float, compute: str) -> Tensor:
+    return _output("dense_block", x, weights, biases)
+
+
+@torch.library.register_fake("ivan_fast::dense_block_backward")
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    negative_slope: float,
+    compute: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    y = _output("dense_block_backward", x, weights, biases)
+    torch._check(
+        grad_y.shape == y.shape,
+        lambda: f"dense_block_backward: grad_y has shape {tuple(grad_y.shape)}, expected {tuple(y.shape)}",
+    )
+    return y, _like(x), [_like(w) for w in weights], [_like(b) for b in biases]
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, list[Tensor], list[Tensor], float, str], output: Tensor) -> None:
+    x, weights, biases, ctx.negative_slope, ctx.compute = inputs
+    ctx.depth = len(weights)
+    ctx.save_for_backward(x, *weights, *biases)
+
+
+def _backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor], None, None]:
+    x, *parameters = ctx.saved_tensors
+    weights, biases = parameters[: ctx.depth], parameters[ctx.depth :]
+    _, grad_x, grad_weights, grad_biases = _ops.dense_block_backward(
+        grad_y, x, weights, biases, ctx.negative_slope, ctx.compute
+    )
+    return grad_x, grad_weights, grad_biases, None, None
+
+
+torch.library.register_autograd("ivan_fast::dense_block", _backward, setup_context=_setup)
+register_raising_formula("dense_block_backward")
+register_autocast("dense_block")
+register_autocast("dense_block_backward")
+
+
+# CUDA tensors run the plain PyTorch twins: there is no CUDA kernel of the dense block yet
+# (build_info()["dense_block_cuda"] says so).
+@torch.library.impl("ivan_fast::dense_block", "cuda")
+def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], negative_slope: float, compute: str) -> Tensor:
+    with torch.no_grad():
+        return reference.dense_block(x, weights, biases, negative_slope, compute)
+
+
+@torch.library.impl("ivan_fast::dense_block_backward", "cuda")
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    negative_slope: float,
+    compute: str,
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    with torch.no_grad():
+        y, grad_x, grad_weights, grad_biases = reference.dense_block_backward(
+            grad_y, x, weights, biases, negative_slope, compute
+        )
+    return (
+        y,
+        grad_x.contiguous(),
+        [g.contiguous() for g in grad_weights],
+        [g.contiguous() for g in grad_biases],
+    )
