@@ -15,7 +15,6 @@ from ivan.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from ivan.data import Case, LoadedCase, Scale
     from ivan.model import IVAN
@@ -58,8 +57,8 @@ class Predictor:
             advance: called with the number of slices done after each batch.
 
         Returns:
-            [S, K, H, W] float32 in normalised units; values below 0 are set to 0 for modalities whose training
-            images had none (magnitude images: there the scale's `low` is 0).
+            [S, K, H, W] float32 in normalised units; values below 0 are set to 0 for modalities whose
+            training images had none (magnitude images: there the scale's `low` is 0).
         """
         import numpy as np
         import torch
@@ -115,7 +114,7 @@ def load_run(run: str | Path, *, checkpoint: str = "", device: str = "cpu") -> t
 def load_predictor(
     run: str | Path, *, checkpoint: str = "", device: str = "auto", pixels: int = DEFAULT_PIXELS
 ) -> Predictor:
-    """`load_run` with the training set's intensity scales, ready to predict. Arguments and errors as there."""
+    """`load_run` with the training set's intensity scales. Arguments and errors as there."""
     from ivan.training.build import build_model, choose_device
     from ivan.training.checkpoint import read_checkpoint
     from ivan.training.state import load_weights
@@ -131,6 +130,36 @@ def load_predictor(
     return Predictor(model.to(target).eval(), aug, config, read_scales(run), found.path, pixels)
 
 
+def predictor_of(run: Path, weights: Path | None, settings: dict[str, Any], device: str) -> Predictor:
+    """The network of a run, or one of the default shape with the weights of a file.
+
+    Args:
+        run: run folder; where it holds no config.json, `settings` must name the modalities.
+        weights: other weights for it: a run folder, .safetensors or a public .pth; None: its newest checkpoint.
+        settings: fields of TrainConfig for a network without a run.
+
+    Without a run there are no recorded scales: its images are written in normalised units (1 is the
+    percentile).
+    """
+    from ivan.training.build import build_model, choose_device, load_weights_from
+
+    if weights is not None and (weights / "config.json").is_file():
+        return load_predictor(weights, device=device)
+    if weights is None:
+        return load_predictor(run, device=device)
+    if (run / "config.json").is_file():
+        config, scales = TrainConfig.read(run / "config.json"), read_scales(run)
+    else:
+        if not settings.get("sources"):
+            raise InputError(
+                "--from, --to: not given; without a run they (or --root1/2/3) name the modalities"
+            )
+        config, scales = TrainConfig(**settings).check(), {}
+    model, aug = build_model(config)
+    load_weights_from(model, weights, warn)
+    return Predictor(model.to(choose_device(device)).eval(), aug, config, scales, weights)
+
+
 def read_scales(run: Path) -> dict[str, Scale]:
     """The training set's scales, from `normalisation.json` of a run. Raises InputError."""
     from ivan.data import Scale
@@ -138,9 +167,13 @@ def read_scales(run: Path) -> dict[str, Scale]:
     path = run / "normalisation.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {name: Scale(float(item["low"]), float(item["high"])) for name, item in content["scales"].items()}
+        return {
+            name: Scale(float(item["low"]), float(item["high"])) for name, item in content["scales"].items()
+        }
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); the run folder is incomplete, train anew") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); the run folder is incomplete, train anew"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: damaged, expected the scales that ivan train wrote; train anew") from None
 
@@ -160,9 +193,9 @@ def synthesize(
 ) -> list[Path]:
     """Synthesise the missing modalities of every case in a folder.
 
-    Each result has the source's (for `inverse` the target's) orientation, shape and affine. Its intensities are in
-    units of the training set: normalised 1 is the median of the percentiles recorded in training. An existing
-    result is replaced, whole; NIfTI is written for NIfTI, otherwise the format of the source.
+    Each result has the source's (for `inverse` the target's) orientation, shape and affine. Its intensities
+    are in units of the training set: normalised 1 is the median of the percentiles recorded in training. An
+    existing result is replaced, whole; NIfTI is written for NIfTI, otherwise the format of the source.
 
     Args:
         run: run folder of `ivan train`.
@@ -222,7 +255,7 @@ def synthesize_case(
         values = predicted[:, index]
         if not np.isfinite(values).all():
             raise InputError(
-                f"{predictor.origin}: {name} of {case.name} is not finite; the weights are broken, use an earlier --checkpoint"
+                f"{predictor.origin}: {name} of {case.name} is not finite; use an earlier --checkpoint"
             )
         if name in predictor.scales:
             values = predictor.scales[name].undo(values)
@@ -239,9 +272,13 @@ def output_suffix(source: Path) -> str:
 
 
 def find(
-    required: Sequence[str], data: str | Path, roots: dict[str, str] | None = None, *, optional: Sequence[str] = ()
+    required: Sequence[str],
+    data: str | Path,
+    roots: dict[str, str] | None = None,
+    *,
+    optional: Sequence[str] = (),
 ) -> list[Case]:
-    """The cases in `data` (or in one folder a modality); cases left out and doubtful pairings are told on stderr."""
+    """The cases in `data` (or in one folder a modality); those left out are told on standard error."""
     from ivan.data import find_cases, find_cases_in_folders
 
     if roots:

@@ -1,4 +1,7 @@
-"""Training: the settings (`TrainConfig`), `fit`, checkpoints and the log of a run. `docs/training.md` explains them."""
+"""Training: settings (`TrainConfig`), `fit`, checkpoints, the log of a run.
+
+`docs/training.md` explains them.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -45,7 +44,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if available else "cpu"
     if name == "cuda" and not available:
-        raise InputError("--device: cuda given, but PyTorch sees no CUDA device; use --device cpu, or check the driver")
+        raise InputError(
+            "--device: cuda given, but PyTorch sees no CUDA device; use --device cpu, or check the driver"
+        )
     if name not in ("cpu", "cuda"):
         raise InputError(f"--device: '{name}' given, expected auto, cpu or cuda")
     return torch.device(name)
@@ -55,8 +56,8 @@ def load_weights_from(model: IVAN, path: Path, notice: Notice | None = None) -> 
     """Copy weights of the same architecture into a model.
 
     Args:
-        path: a run folder, one of its checkpoint folders, a .safetensors file, or a checkpoint of the public code
-            (.pth, .pt: read without executing anything in it).
+        path: a run folder, one of its checkpoint folders, a .safetensors file, or a checkpoint of the public
+            code (.pth, .pt: read without executing anything in it).
 
     Raises:
         InputError: no such file, not a checkpoint, or one of another shape.
@@ -68,7 +69,9 @@ def load_weights_from(model: IVAN, path: Path, notice: Notice | None = None) -> 
             checkpoint = read_checkpoint(path, only_model=True, notice=notice)
         load_weights(model, checkpoint.tensors["model"], checkpoint.path)
     elif not path.is_file():
-        raise InputError(f"{path}: no such file; expected a run folder, a .safetensors file or a public .pth checkpoint")
+        raise InputError(
+            f"{path}: no such file; expected a run folder, a .safetensors file or a public .pth checkpoint"
+        )
     elif path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -76,7 +79,9 @@ def load_weights_from(model: IVAN, path: Path, notice: Notice | None = None) -> 
         try:
             tensors = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path}: not a safetensors file ({error}); expected weights written by ivan train") from None
+            raise InputError(
+                f"{path}: not a safetensors file ({error}); expected weights written by ivan train"
+            ) from None
         load_weights(model, tensors, path)
     else:
         from ivan.official import load_official

@@ -1,8 +1,8 @@
 """Checkpoints: `RUN/checkpoint/step-N/` and the pointer file `RUN/checkpoint/latest` that names the newest.
 
-A checkpoint is a folder of safetensors files and `state.json`, which also holds the SHA-256 of each of them. It is
-written under a temporary name, every file fsynced, and renamed; then the pointer is replaced the same way. So a
-process killed at any moment leaves the previous checkpoint or the new one. No pickle is ever read.
+A checkpoint is a folder of safetensors files and `state.json`, which also holds the SHA-256 of each of them.
+It is written under a temporary name, every file fsynced, and renamed; then the pointer is replaced the same
+way. So a process killed at any moment leaves the previous checkpoint or the new one. No pickle is ever read.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
-        tensors: file stem -> name -> tensor: "model" (the weights to use), "optimizer", and "training" (the weights
-            the optimiser moves) where "model" holds their running average.
+        tensors: file stem -> name -> tensor: "model" (the weights to use), "optimizer", and "training"
+            (the weights the optimiser moves) where "model" holds their running average.
         state: plain JSON values: step, epoch, random generators ...
     """
 
@@ -119,7 +119,7 @@ def read_checkpoint(
     if damage:
         raise InputError(f"{damage[0]}; no earlier checkpoint is left in {run}, train anew")
     raise InputError(
-        f"{run}: holds no checkpoint yet; train it first, or continue it with 'ivan train --resume --out {run}'"
+        f"{run}: holds no checkpoint yet; train it first, or go on with 'ivan train --resume --out {run}'"
     )
 
 

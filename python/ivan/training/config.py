@@ -31,7 +31,7 @@ class TrainConfig:
     sources: tuple[str, ...] = setting((), "Data", "Source modality; repeat for several.", flags=("--from",))
     targets: tuple[str, ...] = setting((), "Data", "Target modality; repeat for several.", flags=("--to",))
     out: str = setting("", "Data", "Run folder to write.")
-    roots: dict[str, str] = setting(
+    roots: dict[str, str] = setting(  # noqa: RUF009
         {}, "Data", "Folder of each modality, instead of --data (--root1/2/3).", on_resume=True
     )
     split: str = setting(
@@ -208,7 +208,8 @@ class TrainConfig:
             raise InputError(f"--channels: {self.channels} given, these modalities need at least {needed}")
         if self.coupling_split >= max(self.channels, needed):
             raise InputError(
-                f"--coupling-split: {self.coupling_split} given, must be below the {max(self.channels, needed)} channels"
+                f"--coupling-split: {self.coupling_split} given, "
+                f"must be below the {max(self.channels, needed)} channels"
             )
         return self
 
@@ -225,7 +226,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, values: Any, path: Path | str = "config.json") -> TrainConfig:
-        """A checked config from the content of `config.json`; InputError names `path` where it cannot be one."""
+        """A checked config from the content of `config.json`; InputError names `path` where it is none."""
         if not isinstance(values, dict):
             raise InputError(
                 f"{path}: expected a JSON object of training settings; is this a run folder of ivan train?"
@@ -233,9 +234,9 @@ class TrainConfig:
         known = {item.name: item for item in fields(cls)}
         if strange := sorted(set(values) - set(known)):
             raise InputError(
-                f"{path}: unknown setting '{strange[0]}'; written by another version of ivan or edited by hand"
+                f"{path}: unknown setting '{strange[0]}'; was it written by another version of ivan?"
             )
-        clean = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        clean: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         try:
             return cls(**clean).check()
         except InputError as error:

@@ -25,7 +25,9 @@ class RunData:
     validation: SliceDataset | None
 
 
-def load_data(config: TrainConfig, split_file: Path | None, on_case: Callable[[str], None] | None = None) -> RunData:
+def load_data(
+    config: TrainConfig, split_file: Path | None, on_case: Callable[[str], None] | None = None
+) -> RunData:
     """Find, split and decode the images of a run.
 
     Args:
@@ -46,7 +48,9 @@ def load_data(config: TrainConfig, split_file: Path | None, on_case: Callable[[s
         "cache": config.cache,
         "cache_dir": cache_dir if config.cache == "disk" else None,
         "seed": config.seed,
-        "on_case": (lambda done, count, name: on_case(f"read {name} ({done} of {count})")) if on_case else None,
+        "on_case": (lambda done, count, name: on_case(f"read {name} ({done} of {count})"))
+        if on_case
+        else None,
     }
     augmentation = Augmentation(
         flips=config.flips,
@@ -99,11 +103,13 @@ def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
 class Batches:
     """The training batches of one process, from any position of any epoch.
 
-    The order depends on the seed and the epoch alone, an item on the seed, the epoch and its index: so a resumed run
-    sees what it would have seen.
+    The order depends on the seed and the epoch alone, an item on the seed, the epoch and its index: so a
+    resumed run sees what it would have seen.
     """
 
-    def __init__(self, dataset: SliceDataset, config: TrainConfig, device: torch.device, rank: int, world_size: int) -> None:
+    def __init__(
+        self, dataset: SliceDataset, config: TrainConfig, device: torch.device, rank: int, world_size: int
+    ) -> None:
         self._dataset = dataset
         self._sampler = ShapeBatchSampler(
             dataset, config.batch_size, seed=config.seed, rank=rank, world_size=world_size
@@ -116,7 +122,7 @@ class Batches:
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # its own: an iteration must not draw from the generator that is saved
+            generator=torch.Generator(),  # iterating must not draw from the one that is saved
         )
 
     def __len__(self) -> int:
@@ -128,5 +134,7 @@ class Batches:
         self._dataset.set_epoch(epoch)
         self._sampler.set_epoch(epoch, position)
         for batch in self._loader:
-            names = [f"{case} slice {index}" for case, index in zip(batch["case"], batch["slice"], strict=True)]
+            names = [
+                f"{case} slice {index}" for case, index in zip(batch["case"], batch["slice"], strict=True)
+            ]
             yield batch["source"], batch["target"], names

@@ -1,4 +1,4 @@
-"""Writing the files of a run so that a crash at any moment leaves the old or the new content, never half of one."""
+"""Writing the files of a run: a crash at any moment leaves the old or the new content, never half of one."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class RunLog:
 
     def _open(self) -> None:
         try:
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
         except OSError as error:
             raise failed_write(self.path, error) from None
 
@@ -103,7 +103,7 @@ class RunLog:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to `step`; a line that a killed process left half-written goes too."""
+    """Keep the lines of metrics.jsonl up to `step`; a half-written one (after a kill) goes too."""
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")
@@ -152,7 +152,8 @@ class Display:
 
     def show(self, split: str, step: int, values: Mapping[str, float]) -> None:
         if split == "train":
-            self._losses = f"loss {values['total']:.5f} (forward {values['forward']:.5f}, reverse {values['reverse']:.5f})"
+            total, forward, reverse = (values[name] for name in ("total", "forward", "reverse"))
+            self._losses = f"loss {total:.5f} (forward {forward:.5f}, reverse {reverse:.5f})"
         else:
             self._validation = (
                 f"PSNR {values['psnr_forward']:.2f} dB forward, {values['psnr_reverse']:.2f} dB reverse"

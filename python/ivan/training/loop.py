@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ivan.errors import RunError
 from ivan.losses import bidirectional_loss
+from ivan.model import IVAN
 from ivan.training.checkpoint import Checkpoint, write_checkpoint
 from ivan.training.config import TrainConfig
 from ivan.training.files import failed_write, replace_file
@@ -32,9 +33,9 @@ from ivan.training.validate import spread, validate
 
 
 class LossModule(nn.Module):
-    """Model and loss as one module, so that a step is one forward call: what data-parallel training counts on."""
+    """Model and loss as one module: data-parallel training counts on one forward call a step."""
 
-    def __init__(self, model: nn.Module, aug: Any, options: dict[str, Any]) -> None:
+    def __init__(self, model: IVAN, aug: Any, options: dict[str, Any]) -> None:
         super().__init__()
         self.model, self.aug, self.options = model, aug, options
 
@@ -65,14 +66,23 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, fabric: Any, run: Path, model: nn.Module, aug: Any, batches: Any, validation: Any
+        self,
+        config: TrainConfig,
+        fabric: Any,
+        run: Path,
+        model: nn.Module,
+        aug: Any,
+        batches: Any,
+        validation: Any,
     ) -> None:
         self.config, self.fabric, self.run, self.aug = config, fabric, run, aug
         self.batches, self.validation = batches, validation
         self.steps_per_epoch = len(batches)
         planned = config.epochs * self.steps_per_epoch
         self.total_steps = min(planned, config.max_steps) if config.max_steps else planned
-        self.scaled = config.precision == "fp16-mixed"  # these gradients are scaled, and may overflow now and then
+        self.scaled = (
+            config.precision == "fp16-mixed"
+        )  # these gradients are scaled, and may overflow now and then
         device = fabric.device
         optimizer = torch.optim.Adam(
             model.parameters(),
@@ -86,7 +96,9 @@ class Trainer:
         self.step = 0
         self.saved_step = -1
         self.device: torch.device = device
-        self._pending: list[tuple[int, list[str], Tensor, Tensor]] = []  # steps whose losses were not read yet
+        self._pending: list[
+            tuple[int, list[str], Tensor, Tensor]
+        ] = []  # steps whose losses were not read yet
 
     # Saving and loading
 
@@ -121,7 +133,8 @@ class Trainer:
         if (state["steps_per_epoch"], state["processes"]) != (self.steps_per_epoch, self.fabric.world_size):
             found = f"{state['steps_per_epoch']} steps an epoch in {state['processes']} processes"
             raise RunError(
-                f"{origin}: was trained with {found}, now {self.steps_per_epoch} in {self.fabric.world_size}; "
+                f"{origin}: was trained with {found}, now {self.steps_per_epoch} in "
+                f"{self.fabric.world_size}; "
                 "resume with the same data, --split and --devices"
             )
         load_weights(self.model, tensors["training" if self.average else "model"], origin)
@@ -135,7 +148,7 @@ class Trainer:
 
     @property
     def _plain_optimizer(self) -> torch.optim.Optimizer:
-        return self.optimizer.optimizer  # type: ignore[no-any-return]
+        return self.optimizer.optimizer
 
     @property
     def _precision(self) -> Any:
@@ -180,7 +193,11 @@ class Trainer:
         while self.step < self.total_steps:
             epoch, position = divmod(self.step, self.steps_per_epoch)
             for sources, targets, names in self.batches.epoch(epoch, position):
-                yield sources.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True), names
+                yield (
+                    sources.to(self.device, non_blocking=True),
+                    targets.to(self.device, non_blocking=True),
+                    names,
+                )
                 if self.step >= self.total_steps:
                     return
 
@@ -191,13 +208,17 @@ class Trainer:
         losses = self.module(sources, targets)
         self.fabric.backward(losses["total"])
         limit = self.config.clip or math.inf
-        norm = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        norm = self.fabric.clip_gradients(
+            self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
+        )
         read = torch.stack([losses["total"], losses["forward"], losses["reverse"], norm]).detach().float()
         finite = torch.isfinite(read[:1] if self.scaled else read).all()
         if self.fabric.world_size > 1:  # all processes stop at the same step
             finite = self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1
         self._pending.append((self.step, names, read, finite))
-        if self.device.type == "cpu":  # elsewhere reading would stall the device: _log looks, a few steps later
+        if (
+            self.device.type == "cpu"
+        ):  # elsewhere reading would stall the device: _log looks, a few steps later
             self._stop_on_nan()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -206,7 +227,7 @@ class Trainer:
         self.step += 1
 
     def _stop_on_nan(self) -> None:
-        """RunError, once the good weights are safe, if a pending step has a loss or gradient that is not finite."""
+        """Save the good weights and raise RunError if a pending step has a loss or gradient not finite."""
         finite = torch.stack([ok for *_, ok in self._pending])
         if bool(finite.all()):
             return
@@ -215,7 +236,11 @@ class Trainer:
         what = "loss" if not bool(torch.isfinite(read[0])) else "gradient"
         if self.step == step:  # the update was not made yet, so these weights are the last good ones
             self.save()
-        kept = f"weights of step {self.saved_step} are kept in {self.run}" if self.saved_step >= 0 else "no checkpoint yet"
+        kept = (
+            f"weights of step {self.saved_step} are kept in {self.run}"
+            if self.saved_step >= 0
+            else "no checkpoint yet"
+        )
         raise RunError(
             f"step {step + 1}: the {what} is not finite on {', '.join(names)}; {kept}; "
             "check this slice, or lower --lr or --clip"
@@ -233,7 +258,9 @@ class Trainer:
         if not self._pending:
             return
         self._stop_on_nan()
-        total, forward, reverse, norm = torch.stack([read for _, _, read, _ in self._pending]).mean(0).tolist()
+        total, forward, reverse, norm = (
+            torch.stack([read for _, _, read, _ in self._pending]).mean(0).tolist()
+        )
         self._pending.clear()
         values = {"total": total, "forward": forward, "reverse": reverse, "gradient_norm": norm}
         values["lr"] = self._plain_optimizer.param_groups[0]["lr"]
@@ -247,7 +274,9 @@ class Trainer:
             return True
         if config.validate_every:
             return self.step % config.validate_every == 0
-        return bool(config.validate_epochs) and self.step % (config.validate_epochs * self.steps_per_epoch) == 0
+        return (
+            bool(config.validate_epochs) and self.step % (config.validate_epochs * self.steps_per_epoch) == 0
+        )
 
     def _validate(self, log: RunLog) -> None:
         if self.fabric.is_global_zero:
@@ -256,7 +285,9 @@ class Trainer:
             was_training = self.model.training
             self.model.eval()
             indices = spread(len(self.validation), self.config.validation_slices)
-            values, rows = validate(self.model, self.aug, self.validation, indices, self.device, self._context)
+            values, rows = validate(
+                self.model, self.aug, self.validation, indices, self.device, self._context
+            )
             self.model.train(was_training)
             if self.average:
                 self.average.swap()

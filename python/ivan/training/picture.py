@@ -15,7 +15,7 @@ _ERROR_AT_WHITE = 0.25
 
 @dataclass(frozen=True)
 class Row:
-    """One row: arrays [H, W], normalised so that 0 is black and 1 white; `title` names what was made from what."""
+    """One row: arrays [H, W], 0 is black and 1 white; `title` names what was made from what."""
 
     title: str
     source: np.ndarray
@@ -27,7 +27,7 @@ def draw(rows: Sequence[Row]) -> np.ndarray:
     """Draw the rows below each other.
 
     Returns:
-        [H, W, 3] uint8. The error is |prediction - reference| in the inferno colours, brightest at 0.25 and above.
+        [H, W, 3] uint8. The error |prediction - reference| is drawn in inferno, brightest from 0.25 on.
     """
     from matplotlib import colormaps
     from PIL import Image, ImageDraw

@@ -11,19 +11,22 @@ from typing import Any
 
 import torch
 
+from ivan.data import CaseRange, SliceDataset
 from ivan.errors import InputError
 from ivan.training.build import build_model, choose_device, load_weights_from
 from ivan.training.checkpoint import clean, has_checkpoint, read_checkpoint
 from ivan.training.config import TrainConfig
-from ivan.training.data import Batches, load_data, write_normalisation
-from ivan.training.files import replace_file, replace_json
+from ivan.training.data import Batches, RunData, load_data, write_normalisation
+from ivan.training.files import replace_json
 from ivan.training.log import RunLog
 from ivan.training.loop import Trainer
 from ivan.training.settings import flag
 from ivan.training.stop import Stopped, StopRequest
 
 
-def fit(config: TrainConfig | None = None, *, resume: bool = False, progress: bool = True, **settings: Any) -> Path:
+def fit(
+    config: TrainConfig | None = None, *, resume: bool = False, progress: bool = True, **settings: Any
+) -> Path:
     """Train a network and return its run folder, as `ivan train` does.
 
     The run folder receives config.json, split.json, normalisation.json, metrics.jsonl, checkpoint/, images/,
@@ -40,9 +43,9 @@ def fit(config: TrainConfig | None = None, *, resume: bool = False, progress: bo
         The run folder.
 
     Raises:
-        InputError: settings or data that cannot be used, or a run folder that is not empty (without `resume`).
-        RunError: training failed: a loss that is not finite, a full disk.
-        Stopped: Ctrl-C or SIGTERM; a KeyboardInterrupt, raised after a checkpoint was written.
+        InputError: settings or data that cannot be used, or a run folder that is not empty (without
+            `resume`). RunError: training failed: a loss that is not finite, a full disk. Stopped: Ctrl-C or
+            SIGTERM; a KeyboardInterrupt, raised after a checkpoint was written.
     """
     config = _resolve(config, resume, settings)
     run = Path(config.out)
@@ -72,10 +75,16 @@ def fit(config: TrainConfig | None = None, *, resume: bool = False, progress: bo
         say(f"continuing from step {trainer.step}")
     say(
         f"{'+'.join(config.sources)} > {'+'.join(config.targets)}: {len(data.training)} training slices, "
-        f"{len(data.validation) if data.validation else 0} for validation, {trainer.total_steps} steps on {fabric.device}"
+        f"{len(data.validation) if data.validation else 0} for validation, "
+        f"{trainer.total_steps} steps on {fabric.device}"
     )
     log = RunLog(
-        run, trainer.step, trainer.total_steps, tensorboard=config.tensorboard, progress=progress and first, enabled=first
+        run,
+        trainer.step,
+        trainer.total_steps,
+        tensorboard=config.tensorboard,
+        progress=progress and first,
+        enabled=first,
     )
     with StopRequest(log.say) as stop:
         try:
@@ -84,11 +93,11 @@ def fit(config: TrainConfig | None = None, *, resume: bool = False, progress: bo
             log.close()
         if stop.requested and trainer.step < trainer.total_steps:
             raise Stopped(
-                f"stopped at step {trainer.step}, everything is saved; continue with 'ivan train --resume --out {run}'",
+                f"stopped at step {trainer.step}, all is saved; go on with 'ivan train --resume --out {run}'",
                 stop.number,
             )
     if first:
-        _report(run, config, trainer)
+        _report(run, config, trainer, data)
     say(f"done: {run / 'report.html'}")
     return run
 
@@ -109,7 +118,9 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
     if not resume:
         asked.check()
         if not _is_child() and run.exists() and any(run.iterdir()):
-            raise InputError(f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume")
+            raise InputError(
+                f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume"
+            )
         return asked
     if not run.is_dir():
         raise InputError(f"{run}: no such run folder to resume; leave out --resume to start a new run")
@@ -136,12 +147,12 @@ def _fabric(config: TrainConfig, device: torch.device) -> Any:
     from lightning_fabric.plugins import MixedPrecision
 
     class FloatState(MixedPrecision):
-        """Mixed precision that leaves inputs alone: only dense blocks compute in 16 bits, the state stays float32."""
+        """Mixed precision that leaves inputs alone: dense blocks compute in 16 bits, the state does not."""
 
         def convert_input(self, data: Any) -> Any:
             return data
 
-    plugins = []
+    plugins: list[Any] = []
     if config.precision != "32":
         kind: Any = {"bf16-mixed": "bf16-mixed", "fp16-mixed": "16-mixed"}[config.precision]
         plugins.append(FloatState(kind, device.type))
@@ -149,8 +160,10 @@ def _fabric(config: TrainConfig, device: torch.device) -> Any:
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has started the processes already
         devices, nodes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ.get("GROUP_WORLD_SIZE", "1"))
     if device.type == "cuda" and devices > torch.cuda.device_count():
-        raise InputError(f"--devices: {devices} given, this machine has {torch.cuda.device_count()} CUDA devices")
-    # Fabric's hints (use all GPUs, set float32 precision) do not fit here; what matters is an error or a line of ours.
+        raise InputError(
+            f"--devices: {devices} given, this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    # Fabric's hints (use all GPUs, set float32 precision) do not fit here.
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,5 +182,41 @@ def _silent(line: str) -> None:
     """Say nothing."""
 
 
-def _report(run: Path, config: TrainConfig, trainer: Trainer) -> None:
-    """Write report.html: curves and configuration (images and metrics are added by `ivan evaluate`)."""
+def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> None:
+    """Write report.html: curves, configuration, and the network on the first validation case."""
+    from ivan.evaluation import Evaluation, run_record
+    from ivan.evaluation.run import evaluate_cases
+    from ivan.inference import load_predictor
+    from ivan.report import write_report
+
+    _, history = run_record(run)
+    found = Evaluation([], {})
+    if data.validation is not None:
+        shown = _middle(data.split.validation[0], data.validation, config.validation_slices)
+        try:
+            found = evaluate_cases(load_predictor(run, device=config.device), [shown])
+        except InputError as error:  # slices too small to measure must not fail a run that has trained
+            logging.getLogger("ivan").warning("report without images: %s", error)
+    write_report(
+        run / "report.html",
+        title=f"{' + '.join(config.sources)} to {' + '.join(config.targets)}",
+        summary=[f"{trainer.step} steps, {trainer.steps_per_epoch} an epoch. Images: a validation case."],
+        config=config.to_json(),
+        history=history,
+        cases=found.views,
+        metrics=found.to_table() if found.cases else None,
+        environment={
+            "torch": torch.__version__,
+            "device": str(trainer.device),
+            "threads": torch.get_num_threads(),
+        },
+        notes=[f"{name}: {value}" for name, value in found.protocol.items()],
+    )
+
+
+def _middle(item: CaseRange, dataset: SliceDataset, wanted: int) -> CaseRange:
+    """The `wanted` slices in the middle of a case range; the whole range for 0."""
+    numbers = [number for name, number in dataset.entries if name == item.case.name]
+    start, stop = item.bounds(max(numbers) + 1)
+    extra = max(0, stop - start - wanted) if wanted else 0
+    return CaseRange(item.case, start + extra // 2, stop - (extra + 1) // 2)

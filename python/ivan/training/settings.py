@@ -1,4 +1,4 @@
-"""What a field of `TrainConfig` knows beside its default: help, flags, choices and range, and the check of a value."""
+"""What a field of `TrainConfig` knows beside its default: help, flags, choices and range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything beside the weights that decides the next step, as safetensors and plain JSON: optimiser, random numbers."""
+"""What decides the next step beside the weights, as tensors and JSON: optimiser, averages, random numbers."""
 
 from __future__ import annotations
 
@@ -42,9 +42,13 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: object
     """
     own = model.state_dict()
     if missing := sorted(set(own) - set(tensors)):
-        raise InputError(f"{origin}: no weights for '{missing[0]}'; it was trained with another --blocks or architecture")
+        raise InputError(
+            f"{origin}: no weights for '{missing[0]}'; it was trained with another --blocks or architecture"
+        )
     if strange := sorted(set(tensors) - set(own)):
-        raise InputError(f"{origin}: unknown weights '{strange[0]}'; it was trained with another --blocks or architecture")
+        raise InputError(
+            f"{origin}: unknown weights '{strange[0]}'; it was trained with another --blocks or architecture"
+        )
     for name, value in tensors.items():
         if value.shape != own[name].shape:
             raise InputError(
@@ -52,7 +56,9 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], origin: object
                 "it was trained with other --growth, --channels or modalities"
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InputError(f"{origin}: '{name}' holds values that are not finite; use an earlier checkpoint")
+            raise InputError(
+                f"{origin}: '{name}' holds values that are not finite; use an earlier checkpoint"
+            )
     model.load_state_dict(dict(tensors))
 
 
@@ -90,7 +96,7 @@ def _decode(text: str) -> Tensor:
 
 
 class Average:
-    """A running average of the parameters (EMA): `a <- d a + (1 - d) p` with d = min(decay, (1 + n) / (10 + n)).
+    """A running average of the parameters (EMA): `a <- d a + (1 - d) p`, d = min(decay, (1 + n) / (10 + n)).
 
     The smaller decay of the first steps keeps the random initial weights out of the average.
     """
@@ -103,7 +109,9 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), [p.detach() for p in self._parameters.values()], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.values.values()), [p.detach() for p in self._parameters.values()], 1 - decay
+        )
 
     @torch.no_grad()
     def swap(self) -> None:

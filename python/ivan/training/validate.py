@@ -26,8 +26,8 @@ def validate(
 
     Returns:
         PSNR in dB over all voxels of these slices (data range 1, no mask, no clipping) as `psnr_forward` and
-        `psnr_reverse`, and `psnr_forward_<target>`, `psnr_reverse_<source>` where a side has several modalities;
-        then the rows of the picture, drawn from the middle slice.
+        `psnr_reverse`, and `psnr_forward_<target>`, `psnr_reverse_<source>` where a side has several
+        modalities; then the rows of the picture, drawn from the middle slice.
     """
     squares: dict[str, Tensor] = {}
     voxels = 0
@@ -35,13 +35,19 @@ def validate(
     drawn = indices[len(indices) // 2]
     for index in indices:
         item = dataset[index]
-        sources, targets = (torch.as_tensor(item[key]).unsqueeze(0).to(device) for key in ("source", "target"))
+        sources, targets = (
+            torch.as_tensor(item[key]).unsqueeze(0).to(device) for key in ("source", "target")
+        )
         with context():
             predicted = aug.collapse_targets(model(aug.augment_sources(sources))).float()
             recovered = aug.collapse_sources(model.inverse(aug.augment_targets(targets))).float()
         voxels += targets[0, 0].numel()
         for key, made, real in (("forward", predicted, targets), ("reverse", recovered, sources)):
-            error = (made - real).square().sum(dim=(0, 2, 3), dtype=torch.float64 if device.type == "cpu" else None)
+            error = (
+                (made - real)
+                .square()
+                .sum(dim=(0, 2, 3), dtype=torch.float64 if device.type == "cpu" else None)
+            )
             squares[key] = squares.get(key, 0) + error
         if index == drawn:
             rows = _rows(dataset, sources, targets, predicted, recovered)
@@ -50,7 +56,9 @@ def validate(
         errors = (squares[key] / voxels).tolist()
         values[f"psnr_{key}"] = psnr_of(sum(errors) / len(errors))
         if len(names) > 1:
-            values |= {f"psnr_{key}_{name}": psnr_of(error) for name, error in zip(names, errors, strict=True)}
+            values |= {
+                f"psnr_{key}_{name}": psnr_of(error) for name, error in zip(names, errors, strict=True)
+            }
     return values, rows
 
 

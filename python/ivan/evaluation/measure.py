@@ -1,0 +1,70 @@
+"""What both kinds of evaluation share: which slices, which pixels, which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ivan.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ivan.data import CaseRange
+
+MASKS = ("none", "foreground")
+MASK_LEVEL = 0.05  # of the reference's scale: the level at which a pixel counts as foreground
+VIEWED_CASES = 3  # whose images a report shows
+
+
+def mask_words(mask: str) -> str:
+    """The protocol line of a mask."""
+    return (
+        f"reference above {MASK_LEVEL:g} of its scale"
+        if mask == "foreground"
+        else "none, background included"
+    )
+
+
+def ranges_of(cases: Sequence[Any], split: str | Path, slices: tuple[int, int] | None) -> list[CaseRange]:
+    """What to evaluate of which case."""
+    from ivan.data import CaseRange, make_split
+
+    if slices is not None and not 0 <= slices[0] < slices[1]:
+        raise InputError(f"--slices: {slices[0]}:{slices[1]} given, expected FIRST:END with 0 <= FIRST < END")
+    if str(split):
+        chosen = make_split(cases, file=split).validation
+        if not chosen:
+            raise InputError(f'{split}: "validation" is empty, expected the cases to evaluate')
+        if slices is not None:
+            raise InputError("--slices: given together with --split; name the slices in one of them")
+        return chosen
+    start, stop = slices or (0, None)
+    return [CaseRange(case, start, stop) for case in cases]
+
+
+def measure(
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    span: float,
+    mask: np.ndarray | None,
+    variant: str,
+    axis: int,
+    what: str,
+) -> tuple[dict[str, float], dict[str, str]]:
+    from ivan.metrics import protocols, synthesis_metrics
+
+    try:
+        found = synthesis_metrics(reference, prediction, span, mask=mask, variant=variant, axis=axis)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from None
+    return {name: float(value) for name, value in found.items()}, protocols(found)
+
+
+def spacing(volume: Any) -> tuple[float, float, float]:
+    """Voxel edge lengths of a Volume along x, y and z in mm."""
+    import numpy as np
+
+    x, y, z = np.linalg.norm(volume.affine[:3, :3], axis=0).tolist()
+    return x, y, z

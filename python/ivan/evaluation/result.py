@@ -1,0 +1,173 @@
+"""What an evaluation found, and the files that hold it: metrics.json, metrics.csv, report.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ivan.report import MetricTable
+
+# Key of `synthesis_metrics`, title, unit, what is better ("": a spread, shown beside the number before it).
+COLUMNS = (
+    ("psnr", "PSNR", "dB", "higher"),
+    ("ssim", "SSIM", "", "higher"),
+    ("nmse", "NMSE", "", "lower"),
+    ("psnr_slices_mean", "PSNR slices", "dB", "higher"),
+    ("psnr_slices_std", "+-", "dB", ""),
+    ("sharpness_ag", "AG ratio", "", "one"),
+    ("sharpness_sf", "SF ratio", "", "one"),
+)
+
+
+@dataclass(frozen=True)
+class CaseMetrics:
+    """One modality of one case.
+
+    Attributes:
+        case, target, direction: what was synthesised: "forward" is sources to targets, "inverse" the other
+            way. values: metric -> number, as `ivan.metrics.synthesis_metrics`. protocol: metric -> how it was
+            measured. in_training: the case is one that the run was trained on.
+    """
+
+    case: str
+    target: str
+    direction: str
+    values: dict[str, float]
+    protocol: dict[str, str]
+    in_training: bool = False
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` returns.
+
+    Attributes:
+        cases: one entry a case, modality and direction.
+        protocol: what holds for all of them: scaling, data range, mask, slices, weights.
+        views: images of the first cases, as a report shows them.
+    """
+
+    cases: list[CaseMetrics]
+    protocol: dict[str, Any]
+    views: list[Any] = field(default_factory=list)
+
+    def means(self) -> list[dict[str, Any]]:
+        """Mean over cases for each direction and target, with the number of cases."""
+        groups: dict[tuple[str, str], list[CaseMetrics]] = {}
+        for row in self.cases:
+            groups.setdefault((row.direction, row.target), []).append(row)
+        return [
+            {
+                "direction": direction,
+                "target": target,
+                "cases": len(rows),
+                "values": {
+                    name: sum(row.values[name] for row in rows) / len(rows) for name in rows[0].values
+                },
+            }
+            for (direction, target), rows in groups.items()
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; infinite numbers (PSNR of equal images) as the text "inf"."""
+        rows = [
+            {
+                "case": row.case,
+                "direction": row.direction,
+                "target": row.target,
+                "in_training": row.in_training,
+                "values": row.values,
+                "protocol": row.protocol,
+            }
+            for row in self.cases
+        ]
+        plain: dict[str, Any] = _plain({"protocol": self.protocol, "cases": rows, "means": self.means()})
+        return plain
+
+    def to_csv(self) -> str:
+        """One line a case, modality and direction; the protocol of the numbers is in the JSON beside it."""
+        text = io.StringIO()
+        names = list(self.cases[0].values)
+        writer = csv.writer(text)
+        writer.writerow(["case", "direction", "target", "in_training", *names])
+        for row in self.cases:
+            values = [f"{row.values[name]:.10g}" for name in names]
+            writer.writerow([row.case, row.direction, row.target, str(row.in_training).lower(), *values])
+        return text.getvalue()
+
+    def to_table(self) -> MetricTable:
+        """The table of a report."""
+        from ivan.report import Column, MetricRow, MetricTable
+
+        first = self.cases[0].protocol
+        columns = [
+            Column(
+                key,
+                "PSNR slices, std" if label == "+-" else label,
+                first.get(key, ""),
+                unit,
+                better or "higher",
+            )
+            for key, label, unit, better in COLUMNS
+            if better
+        ]
+        rows = [MetricRow(row.case, row.target, row.values, row.direction) for row in self.cases]
+        return MetricTable(columns, rows)
+
+
+def write(result: Evaluation, out: Path, run: Path | None = None) -> list[Path]:
+    """Write metrics.json, metrics.csv and report.html; older ones are replaced."""
+    from ivan.report import write_report
+    from ivan.training.files import replace_file, replace_json
+
+    replace_json(out / "metrics.json", result.to_json())
+    replace_file(out / "metrics.csv", result.to_csv().encode())
+    config, history = run_record(run) if run else ({}, [])
+    mean = result.means()[0]
+    write_report(
+        out / "report.html",
+        title=f"Evaluation of {run}" if run else "Evaluation",
+        summary=[
+            f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB over {mean['cases']} cases"
+        ],
+        config=config or None,
+        history=history,
+        cases=result.views,
+        metrics=result.to_table(),
+        notes=[f"{name}: {value}" for name, value in result.protocol.items()],
+        warnings=["Some of these cases were trained on."]
+        if any(row.in_training for row in result.cases)
+        else [],
+    )
+    return [out / name for name in ("metrics.json", "metrics.csv", "report.html")]
+
+
+def run_record(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(config.json, the records of metrics.jsonl) of a run; a half-written line is skipped."""
+    from ivan.training.config import TrainConfig
+
+    records = []
+    path = run / "metrics.jsonl"
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                records.append(record)
+    return TrainConfig.read(run / "config.json").to_json(), records
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

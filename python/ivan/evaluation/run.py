@@ -1,0 +1,166 @@
+"""Evaluation of a run: both directions of a trained network on cases whose targets exist."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ivan.evaluation.measure import MASK_LEVEL, VIEWED_CASES, mask_words, measure, ranges_of, spacing
+from ivan.evaluation.result import CaseMetrics, Evaluation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ivan.data import CaseRange
+    from ivan.inference import Predictor
+
+
+def evaluate_run(
+    run: Path,
+    data: str | Path,
+    roots: dict[str, str] | None,
+    direction: str,
+    split: str | Path,
+    slices: tuple[int, int] | None,
+    mask: str,
+    variant: str,
+    checkpoint: str,
+    device: str,
+    progress: bool,
+) -> Evaluation:
+    from ivan.inference import find, load_predictor
+
+    predictor = load_predictor(run, checkpoint=checkpoint, device=device)
+    config = predictor.config
+    cases = find((*config.sources, *config.targets), data, roots)
+    same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
+    trained = _trained_ranges(run) if same_data else {}
+    directions = [False, True] if direction == "both" else [direction == "inverse"]
+    result = evaluate_cases(
+        predictor,
+        ranges_of(cases, split, slices),
+        directions,
+        mask=mask,
+        variant=variant,
+        trained=trained,
+        progress=progress,
+    )
+    if seen := sorted({row.case for row in result.cases if row.in_training}):
+        from ivan.inference import warn
+
+        warn(f"{', '.join(seen)}: the run was trained on these; --split {run / 'split.json'} leaves them out")
+    return result
+
+
+def evaluate_cases(
+    predictor: Predictor,
+    ranges: Sequence[CaseRange],
+    directions: Sequence[bool] = (False, True),
+    *,
+    mask: str = "none",
+    variant: str = "wang",
+    trained: dict[str, list[tuple[int, int | None]]] | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Predict and measure cases in normalised units; `directions`: False is forward, True inverse."""
+    from ivan.inference import progress_over
+    from ivan.report import CaseResult, Synthesis
+
+    config = predictor.config
+    rows: list[CaseMetrics] = []
+    views: list[CaseResult] = []
+    with progress_over(ranges, "evaluating", progress) as (items, say):
+        for item in items:
+            images: dict[str, np.ndarray] = {}
+            syntheses: list[Synthesis] = []
+            for inverse in directions:
+                given, names = predictor.modalities(inverse)
+                loaded = predictor.load(item.case, (*given, *names))
+                start, stop = item.bounds(len(loaded.slices))
+                chosen = loaded.slices[start:stop]
+                predicted = predictor.predict(chosen[:, : len(given)], inverse)
+                word = "inverse" if inverse else "forward"
+                for index, name in enumerate(names):
+                    real = chosen[:, len(given) + index]
+                    inside = real > MASK_LEVEL if mask == "foreground" else None
+                    what = f"{item.case.files[name]} ({word})"
+                    values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
+                    seen = any(
+                        item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, [])
+                    )
+                    rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
+                if len(views) < VIEWED_CASES:
+                    images, made = _volumes(loaded, predicted, (start, stop), given, names, word, images)
+                    syntheses += made
+            if syntheses:
+                view = CaseResult(
+                    item.case.name,
+                    images,
+                    syntheses,
+                    spacing=spacing(loaded.reference),
+                    plane=config.plane,
+                    slices=(start, stop),
+                    oriented=not loaded.reference.grid.image,
+                )
+                views.append(view)
+            say(f"evaluated {item.case.name}")
+    protocol: dict[str, Any] = {
+        "scaling": f"each volume by its own {config.percentile:g}th foreground percentile"
+        if config.normalise == "percentile"
+        else "none (the run was trained with --normalise none)",
+        "data range": 1.0,
+        "mask": mask_words(mask),
+        "plane": config.plane,
+        "clipping": "predictions below 0 are set to 0 where the training images had no negative values",
+        "checkpoint": str(predictor.origin),
+    }
+    return Evaluation(rows, protocol, views)
+
+
+def _range_of(item: CaseRange, bounds: tuple[int, int | None]) -> CaseRange:
+    from ivan.data import CaseRange
+
+    return CaseRange(item.case, bounds[0], bounds[1])
+
+
+def _trained_ranges(run: Path) -> dict[str, list[tuple[int, int | None]]]:
+    """Case -> slice ranges that a run was trained on, from its split.json; nothing where that is absent."""
+    try:
+        content = json.loads((run / "split.json").read_text(encoding="utf-8"))
+        found: dict[str, list[tuple[int, int | None]]] = {}
+        for entry in content["training"]:
+            name, bounds = (
+                (entry, (0, None)) if isinstance(entry, str) else (entry["case"], tuple(entry["slices"]))
+            )
+            found.setdefault(name, []).append(bounds)
+        return found
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _volumes(
+    loaded: Any,
+    predicted: np.ndarray,
+    bounds: tuple[int, int],
+    given: Sequence[str],
+    names: Sequence[str],
+    word: str,
+    images: dict[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """RAS volumes in normalised units for the slice viewer; slices that were not evaluated are 0."""
+    import numpy as np
+
+    from ivan.report import Synthesis
+
+    stacks = {name: loaded.slices[:, index] for index, name in enumerate(loaded.modalities)}
+    volumes = {name: loaded.to_volume(stack) for name, stack in stacks.items()}
+    made = []
+    for index, name in enumerate(names):
+        whole = np.zeros_like(stacks[name])
+        whole[bounds[0] : bounds[1]] = predicted[:, index]
+        same_grid = name not in images or images[name].shape == volumes[name].shape
+        if same_grid:
+            made.append(Synthesis(name, loaded.to_volume(whole), list(given), word, volumes[name]))
+    return {**volumes, **images}, made
