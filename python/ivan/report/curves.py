@@ -35,7 +35,7 @@ def charts(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for title, unit, log, names in _GROUPS:
         series: dict[tuple[str, str], list[list[float]]] = {}
         for record in records:
-            split = str(record.get("split", "train"))
+            split = str(record.get("split", "train")).replace("validate", "validation")
             for key, name in names.items():
                 value = record.get(key)
                 if isinstance(value, (int, float)) and math.isfinite(value) and (value > 0 or not log):

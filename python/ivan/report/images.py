@@ -117,7 +117,7 @@ def _check(case: CaseResult) -> None:
 
 
 def case_payload(case: CaseResult, max_slices: int, simulated: Collection[str] = ()) -> dict[str, Any]:
-    """What `viewer.js` needs of a case: at most `max_slices` slices as sprites, panels of every view, geometry.
+    """What `viewer.js` needs of a case: at most `max_slices` slices as sprites, panels of all views, sizes.
 
     Raises:
         InputError: images of different shapes, an unknown plane, or a source without an image.

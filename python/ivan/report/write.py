@@ -101,7 +101,7 @@ def write_report(
         history: records of metrics.jsonl, see `ivan.report.curves.charts`.
         cases: images for the slice viewer, 8 bits each in the page; the file stays below about 15 MB.
         metrics: the table, see `MetricTable`.
-        environment: versions, processor, threads, precision.
+        environment: versions, processor, threads; None: those of this process.
         notes, warnings: one line each, shown above the images.
         simulated: modalities whose images were computed from a model, not measured; labelled wherever shown.
 
@@ -112,12 +112,16 @@ def write_report(
         InputError: a case whose images do not fit each other.
         RunError: the file cannot be written.
     """
+    if environment is None:
+        from ivan.cli.info import collect
+
+        environment = collect()
     table = metrics or MetricTable()
     payloads, left_out = _viewer_payload(cases, simulated)
     curves = charts(history)
     label = [_SIMULATED.format(", ".join(simulated))] if simulated else []
     details = facts("configuration", "Configuration", config or {}) + facts(
-        "environment", "Environment", environment or {}
+        "environment", "Environment", environment
     )
     sections = [
         ("viewer", "Images", bool(payloads)),

@@ -1,0 +1,193 @@
+"""The report in a real browser: slider, keys, direction, sorting; no console errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivan.report import CaseResult, Column, MetricRow, MetricTable, Synthesis, write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine: the report's page was NOT tried"
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=5000",
+]
+DONE = "TEST-RESULT"
+
+
+def browse(url: str, profile: Path, *flags: str) -> tuple[str, list[str]]:
+    """(DOM or other output, console messages and page errors)."""
+    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, url]
+    done = subprocess.run(command, capture_output=True, timeout=120, text=True, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def drive(page: Path, folder: Path, steps: str, fragment: str = "") -> dict:
+    """Run JavaScript `steps` in a copy of the page once the viewer is ready and return its `result`."""
+    script = f"""<script>
+    (async () => {{
+      const $ = (id) => document.getElementById(id), result = {{}};
+      const tick = () => new Promise((done) => setTimeout(done, 60));
+      for (let i = 0; i < 50 && document.documentElement.dataset.viewer !== "ready"; i++) await tick();
+      const canvases = () => [...document.querySelectorAll("#v-panels canvas")];
+      const sum = (canvas) => {{
+        const copy = document.createElement("canvas");
+        copy.width = canvas.width; copy.height = canvas.height;
+        const context = copy.getContext("2d", {{ willReadFrequently: true }});
+        context.drawImage(canvas, 0, 0);
+        const bytes = context.getImageData(0, 0, copy.width, copy.height).data;
+        return bytes.reduce((a, v, i) => (i % 4 < 3 ? a + v : a), 0);
+      }};
+      const sums = () => canvases().map(sum);
+      const slide = async (id, value) => {{
+        $(id).value = value; $(id).dispatchEvent(new Event("input")); await tick();
+      }};
+      const key = async (name) => {{
+        const press = new KeyboardEvent("keydown", {{ key: name, bubbles: true }});
+        document.querySelector(".viewer").dispatchEvent(press);
+        await tick();
+      }};
+      {steps}
+      document.title = {json.dumps(DONE)} + JSON.stringify(result);
+    }})();</script></body>"""
+    copy = folder / "driven.html"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    dom, console = browse(copy.as_uri() + fragment, folder / "profile", "--dump-dom")
+    assert console == []
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL).group(1)
+    assert title.startswith(DONE), title
+    return json.loads(unescape(title)[len(DONE) :])
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """Two cases; slice k of T1 has the value 10 k, of T2 100; the prediction is 5 or 2 too high."""
+    cases = []
+    for name in ("first", "second <b>"):
+        t1 = np.zeros((20, 24, 8), np.float32)
+        t1[4:16, 4:20] = 10 * np.arange(1, 9)
+        t2 = np.where(t1 > 0, 100, 0).astype(np.float32)
+        t2[4, 4] = 50
+        high = np.where(np.arange(20)[:, None, None] < 10, 5, 2) * (t2 > 0)
+        forward = Synthesis("T2", t2 + high, ("T1",), "forward", t2)
+        cases.append(
+            CaseResult(name, {"T1": t1, "T2": t2}, [forward, Synthesis("T1", t1, ("T2",), "inverse", t1)])
+        )
+    rows = [
+        MetricRow(f"case {i}", "T2", {"psnr": v})
+        for i, v in enumerate((9.5, 26.0, None, float("inf"), 101.0))
+    ]
+    return write_report(
+        tmp_path_factory.mktemp("report") / "report.html",
+        title="Browser",
+        history=[{"step": s, "split": "train", "total": 1 / s} for s in range(1, 50)],
+        cases=cases,
+        metrics=MetricTable([Column("psnr", "PSNR", "volume", "dB")], rows),
+    )
+
+
+def test_slider_keys_and_wheel_change_the_slice(page: Path, tmp_path: Path) -> None:
+    result = drive(
+        page,
+        tmp_path,
+        """
+        result.panels = canvases().length;
+        await slide("v-slice", 0); result.first = sums()[0]; result.where = $("v-where").textContent;
+        await slide("v-slice", 7); result.last = sums()[0];
+        await key("ArrowLeft"); result.left = $("v-slice").value;
+        await key("Home"); result.home = $("v-slice").value;
+        await key("ArrowUp"); result.up = $("v-slice").value;
+        const wheel = new WheelEvent("wheel", { deltaY: 1, bubbles: true, cancelable: true });
+        document.querySelector(".stage").dispatchEvent(wheel);
+        await tick(); result.wheel = $("v-slice").value;
+        $("v-next").click(); await tick(); result.next = $("v-slice").value; result.hash = location.hash;
+        """,
+    )
+    assert result["panels"] == 4  # source, prediction, reference, error
+    assert result["last"] == pytest.approx(8 * result["first"], rel=0.02)
+    assert result["where"].startswith("z 0")
+    assert [result[k] for k in ("left", "home", "up", "wheel", "next")] == ["6", "0", "1", "2", "3"]
+    assert "slice=3" in result["hash"]
+
+
+def test_window_level_and_error_range_change_the_pixels(page: Path, tmp_path: Path) -> None:
+    result = drive(
+        page,
+        tmp_path,
+        """
+        result.start = sums();
+        await slide("v-level", 150); result.dark = sums();
+        $("v-reset").click(); await tick(); result.reset = sums();
+        await slide("v-gain", 100); result.gain = sums();
+        """,
+    )
+    start, dark, reset, gain = (result[k] for k in ("start", "dark", "reset", "gain"))
+    assert dark[1] < start[1]
+    assert reset == start
+    assert gain[:3] == start[:3]
+    assert gain[3] != start[3]
+
+
+def test_fragment_chooses_case_direction_and_slice(page: Path, tmp_path: Path) -> None:
+    result = drive(
+        page,
+        tmp_path,
+        """
+        const labels = () => canvases().map((c) => c.getAttribute("aria-label"));
+        result.where = $("v-where").textContent; result.titles = labels();
+        $("v-view").value = 0; $("v-view").dispatchEvent(new Event("change")); await tick();
+        result.forward = labels(); result.hash = location.hash;
+        """,
+        "#case=second%20%3Cb%3E&direction=inverse&slice=2",
+    )
+    assert result["where"].startswith("z 2")
+    assert result["titles"][:2] == ["T2, source, case second <b>", "T1, prediction, case second <b>"]
+    assert result["forward"][1] == "T2, prediction, case second <b>"
+    assert "direction=forward" in result["hash"]
+
+
+def test_table_sorts_by_value(page: Path, tmp_path: Path) -> None:
+    result = drive(
+        page,
+        tmp_path,
+        """
+        const head = document.querySelector("th.number button");
+        const rows = () => [...document.querySelectorAll("table.sortable tbody tr")];
+        const order = () => rows().map((row) => row.cells[0].textContent);
+        head.click(); result.up = order(); head.click(); result.down = order();
+        result.paths = document.querySelectorAll("#charts svg path").length;
+        """,
+    )
+    assert result["up"] == ["case 0", "case 1", "case 4", "case 3", "case 2"]
+    assert result["down"] == ["case 3", "case 4", "case 1", "case 0", "case 2"]
+    assert result["paths"] == 1
+
+
+def test_console_errors_would_be_seen(page: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        page.read_text(encoding="utf-8").replace("</body>", "<script>nothing.here</script></body>")
+    )
+    assert browse(bad.as_uri(), tmp_path / "profile", "--dump-dom")[1]
+    blocked = tmp_path / "blocked.html"
+    remote = '<img src="http://127.0.0.1:9/a.png"></body>'
+    blocked.write_text(page.read_text(encoding="utf-8").replace("</body>", remote))
+    assert "Content Security Policy" in " ".join(browse(blocked.as_uri(), tmp_path / "p2", "--dump-dom")[1])
