@@ -40,8 +40,8 @@ metrics.json         the numbers of the report
 
 T1 is the MNI152 2009a template (McConnell Brain Imaging Centre), an average of real scans, as it comes with
 nilearn. T2 and PD are SIMULATED CONTRAST: computed from the template's grey and white matter maps by the
-spin-echo equation with literature values of T1, T2 and proton density, a smooth bias field and noise. They are
-not scans, and the numbers say nothing about real images. All slabs come from the same head.
+spin-echo equation with literature values of T1, T2 and proton density, a smooth bias field and noise. They
+are not scans, and the numbers say nothing about real images. All slabs come from the same head.
 """
 
 
@@ -234,8 +234,8 @@ def _report(out: Path, result: Evaluation, table: Any, steps: int, error: float)
         title="ivan demo: T1 + PD \u2192 T2 and back",
         summary=[
             "One invertible network was trained on slabs of the MNI152 head to synthesise T2 from T1 and PD. "
-            "Its exact inverse, with the same weights, synthesises T1 and PD from T2. Images and numbers below "
-            "are of a slab it never saw, 8 mm or more from every slab it was trained on, of the same head.",
+            "Its exact inverse, with the same weights, synthesises T1 and PD from T2. Images and numbers are "
+            "of a slab it never saw, 8 mm or more from every slab it was trained on, of the same head.",
             f"This is a demonstration of minutes: {steps} steps of a network of {BLOCKS} blocks with growth "
             f"{GROWTH}; the paper's recipe is 300 epochs with 8 blocks and growth 32.",
         ],
@@ -246,8 +246,8 @@ def _report(out: Path, result: Evaluation, table: Any, steps: int, error: float)
         notes=[
             f"Through the network and back, no value of the unseen slab changes by more than {error:.1e}.",
             f"T2 and PD: spin echo, TR {REPETITION_TIME:g} ms, {echoes}, 1.5 T, tissue values of the "
-            f"BrainWeb simulator (Kwan et al., IEEE TMI 18(11), 1999), bias field \u00b1{BIAS:.0%}, Rician noise "
-            f"{NOISE:.0%} of the CSF signal.",
+            f"BrainWeb simulator (Kwan et al., IEEE TMI 18(11), 1999), bias field \u00b1{BIAS:.0%}, Rician "
+            f"noise {NOISE:.0%} of the CSF signal.",
             f'"{TABLE}": the least-squares best table from the source values of a pixel to its target value, '
             "fitted on the training slabs. What beats it was learnt from the neighbourhood of a pixel.",
             *(f"{name}: {value}" for name, value in result.protocol.items()),

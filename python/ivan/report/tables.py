@@ -10,14 +10,14 @@ from typing import Any
 from .content import Column, MetricRow, MetricTable
 
 
-def format_number(value: float | None) -> str:
+def format_number(value: float | None, unit: str = "") -> str:
     """A number as a reader compares it; infinity as a sign, a dash where nothing was measured."""
     if value is None or math.isnan(value):
         return "\u2013"
     if math.isinf(value):
         return "\u221e" if value > 0 else "\u2212\u221e"
     size = abs(value)
-    if size >= 10:
+    if size >= 10 or unit == "dB":
         return f"{value:.2f}"
     return f"{value:.4f}" if size >= 1e-3 or value == 0 else f"{value:.2e}"
 
@@ -72,7 +72,7 @@ def _metric_row(table: MetricTable, row: MetricRow, best: Mapping[tuple[str, str
         key = (row.case, row.direction, row.target, column.key)
         mark = " best" if known and key in best and _score(column, float(value or 0)) == best[key] else ""
         raw = "" if not known else f"{value:.10g}".replace("inf", "Infinity")
-        cells.append(f'<td class="number{mark}" data-value="{raw}">{format_number(value)}</td>')
+        cells.append(f'<td class="number{mark}" data-value="{raw}">{format_number(value, column.unit)}</td>')
     return f'<tr class="{"" if row.method == "iVAN" else "other"}">{"".join(cells)}</tr>'
 
 
@@ -96,13 +96,13 @@ def headline(table: MetricTable) -> str:
         against = ""
         if means:
             method = max(means, key=lambda m: _score(column, means[m]))
-            number = f'<span class="num">{format_number(means[method])}</span>'
+            number = f'<span class="num">{format_number(means[method], column.unit)}</span>'
             against = f'<div class="against">{escape(method)}: {number}</div>'
         cases = "" if count == 1 else f" (mean of {count} cases)"
         what = escape(f"{column.label}, {direction}, {target}{cases}")
         cards.append(
             f'<div class="card"><div class="what">{what}</div><div class="value num">'
-            f"{format_number(own)} <small>{escape(column.unit)}</small></div>{against}</div>"
+            f"{format_number(own, column.unit)} <small>{escape(column.unit)}</small></div>{against}</div>"
         )
     return f'<div class="cards">{"".join(cards)}</div>'
 
