@@ -92,6 +92,18 @@ def test_deep_networks_start_closer_to_the_identity():
         assert torch.equal(one[0], two[0])
 
 
+def test_the_start_of_the_last_convolutions_can_be_chosen():
+    torch.manual_seed(0)
+    plain = ivan.IVAN(blocks=8, growth=4)
+    torch.manual_seed(0)
+    near_identity = ivan.IVAN(blocks=8, growth=4, last_scale=0.1)
+    for one, two in zip(plain.chain, near_identity.chain, strict=True):
+        for name in ("F", "G", "H"):
+            a, b = (getattr(block.coupling, name).weights for block in (one, two))
+            torch.testing.assert_close(b[-1], a[-1] * 0.1)
+            assert torch.equal(a[-2], b[-2])
+
+
 def test_eighty_blocks_reconstruct_and_train_without_the_guard():
     torch.manual_seed(0)
     model = ivan.IVAN(blocks=80, growth=8)
@@ -159,6 +171,7 @@ BAD = {
     "memory": (lambda: ivan.IVAN(blocks=1, memory="disk"), "memory"),
     "backend": (lambda: ivan.IVAN(blocks=1, backend="gpu"), "backend"),
     "compute": (lambda: ivan.IVAN(blocks=1, compute="int8"), "compute"),
+    "last scale": (lambda: ivan.IVAN(blocks=1, last_scale=0.0), "last_scale is 0.0, expected a positive"),
     "tol": (lambda: ivan.IVAN(blocks=1, tol=-1.0), "tol"),
     "memory later": (lambda: setattr(small(), "memory", "disk"), "memory"),
     "state channels": (lambda: small()(torch.rand(1, 3, 4, 4)), r"\(1, 3, 4, 4\), expected \[N, 2, H, W\]"),

@@ -34,6 +34,7 @@ def build_model(config: TrainConfig) -> tuple[IVAN, VariableAugmentation]:
         clamp=config.clamp,
         memory=config.memory,
         compute=config.compute or None,
+        last_scale=config.last_scale or None,
     )
     return model, aug
 

@@ -77,6 +77,12 @@ class TrainConfig:
     )
     coupling_split: int = setting(1, "Network", "Channels in the first half of each coupling.", at_least=1)
     clamp: float = setting(0.8, "Network", "Bound of the coupling's log scale.", above=0)
+    last_scale: float = setting(
+        0.0,
+        "Network",
+        "First weights of each dense block's last convolution, times Xavier; 0: 1, or 8/blocks above 8 blocks.",
+        at_least=0,
+    )
     fill: str = setting(
         "copy",
         "Network",
