@@ -23,7 +23,7 @@ def read_npy(path: Path) -> tuple[np.ndarray, Grid]:
         # Mapped, not read: the shape is checked against the file's size before any memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
-        if "object" in str(error).lower():
+        if "Python objects in dtype" in str(error):
             raise InputError(
                 f"{path}: holds Python objects, expected an array of numbers; save it as a numeric array"
             ) from None

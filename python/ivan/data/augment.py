@@ -61,6 +61,10 @@ class Augmentation:
         if self.intensity_on not in ("sources", "all"):
             raise InputError(f"augmentation intensity_on {self.intensity_on!r}: expected sources or all")
 
+    def prepare(self) -> None:
+        """Import MONAI and build its transforms now, once, rather than in every worker process."""
+        _ = self._affine, self._intensity
+
     @cached_property
     def _affine(self) -> Any:
         if not (self.rotate or self.scale or self.translate):

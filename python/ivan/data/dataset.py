@@ -111,6 +111,8 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._blocks: list[np.ndarray] = []  # per range: [K, M, H, W], in memory or mapped
         self._mapped: list[tuple[Path, tuple[slice, ...]] | None] = []
         self._items: list[tuple[int, int]] = []  # (block, position in it)
+        if self._augmentation is not None:
+            self._augmentation.prepare()
         # In shared memory: a worker that lives through several epochs sees the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         options = {"plane": plane, "normalise": normalise, "percentile": percentile}

@@ -10,7 +10,7 @@ import numpy as np
 from ivan.data.cases import Case
 from ivan.data.normalise import Scale, estimate_scale
 from ivan.data.planes import check_plane, slices_to_volume, volume_to_slices
-from ivan.data.volume import Volume, read_volume
+from ivan.data.volume import Volume, read_volume, refuse_constant
 from ivan.errors import InputError
 
 NORMALISATIONS = ("percentile", "none")
@@ -73,7 +73,9 @@ def load_case(
 ) -> LoadedCase:
     """Read modalities of a case, bring them onto the first one's grid and normalise each volume by itself.
 
-    Each modality's scale is estimated on its own grid, so it does not depend on what it is paired with.
+    Each modality's scale is estimated on its own grid, so it does not depend on what it is paired with. A
+    single image (PNG, or two-dimensional `.npy` and `.mat`) may be empty: all of it becomes 0 and none of it
+    foreground.
 
     Args:
         case: from `ivan.data.find_cases`.
@@ -102,8 +104,13 @@ def load_case(
                 f"{case.name}: has no {modality}, only {', '.join(case.files)}; add the file or remove "
                 "the case"
             )
-        volume = read_volume(case.files[modality])
-        estimated = estimate_scale(volume.data, percentile)
+        volume = read_volume(case.files[modality], allow_constant=True)
+        if volume.grid.image and volume.data.min() == volume.data.max():
+            # An empty slice among slices is data; an empty volume is a broken export.
+            estimated = Scale(float(volume.data.flat[0]), float(volume.data.flat[0]) + 1)
+        else:
+            refuse_constant(volume.path, volume.data)
+            estimated = estimate_scale(volume.data, percentile)
         scale = estimated if normalise == "percentile" else Scale(0.0, 1.0)
         if reference is None:
             reference, data, note = volume, volume.data, ""

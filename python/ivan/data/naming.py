@@ -21,7 +21,7 @@ _SLICE = re.compile(r"[_-](?:slice|sl|s|z)?[-_]?\d+$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class FileName:
-    """What one file's name says. `rule` is `"bids"`, `"folder"`, `"last"` or `"first"`; `run` may be empty."""
+    """What one file's name says. `rule` is `"bids"`, `"folder"`, `"last"` or `"first"`."""
 
     path: Path
     modality: str
@@ -86,7 +86,7 @@ class Modalities:
 
 
 def parse(path: Path, root: Path, wanted: Modalities) -> FileName | None:
-    """Modality and case of a path below `root` by the rules of `ivan.data.find_cases`; None where none fits."""
+    """Modality and case of a path below `root` by the rules of `find_cases`; None where none fits."""
     folders = path.relative_to(root).parts[:-1]
     name = stem(path)
     bids = _BIDS.match(name)
@@ -145,17 +145,18 @@ def patient_of(case: str, path: Path) -> str:
 
 def guess_modalities(files: Sequence[Path], root: Path) -> list[str]:
     """Up to 12 names that look like modalities, for a message: folders and ends (or beginnings) of names."""
-    last = [re.split(r"[_\-. ]+", stem(path))[-1].lower() for path in files]
-    end = (
-        0 if len(files) > 1 and len(set(last)) == len(last) else -1
-    )  # no end of a name repeats: T1_spgr, T2_late
+    names = [re.split(r"[_\-. ]+", stem(path)) for path in files]
+    ends = {parts[-1].lower() for parts in names}
+    starts = {parts[0].lower() for parts in names}
+    # Where no end repeats and the beginnings differ, modalities may stand first: T1_spgr, T2_late.
+    leading = len(ends) == len(files) and len(starts) > 1
     counts: dict[str, int] = {}
     spelt: dict[str, str] = {}
-    for path in files:
+    for path, parts in zip(files, names, strict=True):
         folders = path.relative_to(root).parts[:-1]
-        parts = re.split(r"[_\-. ]+", stem(path))
         guesses = {folder for folder in folders[-1:] if not re.match(r"^(sub-|ses-|anat$)", folder)}
-        guesses |= {parts[end]} if len(parts) > 1 or not folders else set()
+        if len(parts) > 1 or not folders:
+            guesses |= {parts[-1], parts[0]} if leading else {parts[-1]}
         for guess in guesses:
             if re.search(r"[A-Za-z]", guess) and len(guess) <= 20:
                 counts[guess.lower()] = counts.get(guess.lower(), 0) + 1

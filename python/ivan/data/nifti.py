@@ -38,7 +38,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
             f"{path}: {found} data, but the name says otherwise; {remedy} if it is NIfTI, or convert it"
         )
     try:
-        with LoggingOutputSuppressor():
+        with LoggingOutputSuppressor(), np.errstate(over="ignore", invalid="ignore"):
             header = _read_header(path, compressed)
             shape, length = _check_header(path, header, compressed)
             if compressed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,22 +29,34 @@ def read_png(path: Path) -> tuple[np.ndarray, Grid]:
 
     from PIL import Image
 
+    _check_header(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG"]) as image:
-                check_claim(path, (image.height, image.width), 1 / 8, path.stat().st_size * _DEFLATE_RATIO)
                 values = _gray(path, image)
     except InputError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for damage
-        reason = (
-            "not a PNG image, whatever its name says"
-            if "cannot identify" in str(error)
-            else f"damaged or truncated PNG ({error})"
-        )
-        raise InputError(f"{path}: {reason}; export it again as a gray PNG of 8 or 16 bits") from None
+        raise InputError(
+            f"{path}: damaged or truncated PNG ({error}); export it again as a gray PNG of 8 or 16 bits"
+        ) from None
     return values, Grid("png", values.shape, np.eye(4), has_affine=False, image=True)
+
+
+def _check_header(path: Path) -> None:
+    """Check signature and size before Pillow sees the file."""
+    with open(path, "rb") as file:
+        start = file.read(24)
+    if start[:8] != b"\x89PNG\r\n\x1a\n":
+        raise InputError(
+            f"{path}: not a PNG image, whatever its name says; export it as a gray PNG of 8 or 16 bits"
+        )
+    if len(start) < 24 or start[12:16] != b"IHDR":
+        raise InputError(f"{path}: damaged or truncated PNG (no header); export it again")
+    width, height = struct.unpack(">II", start[16:])
+    # One bit per pixel is the least that a PNG can hold.
+    check_claim(path, (height, width), 1 / 8, path.stat().st_size * _DEFLATE_RATIO)
 
 
 def _gray(path: Path, image: Any) -> np.ndarray:

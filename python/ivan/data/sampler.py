@@ -58,7 +58,7 @@ class ShapeBatchSampler(torch.utils.data.Sampler[list[int]]):
             )
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch; iteration begins after `start_batch` batches of this rank, to resume within one."""
+        """Choose the epoch; iteration begins after `start_batch` batches of this rank (to resume)."""
         self.epoch, self.start_batch = epoch, start_batch
 
     def _all_batches(self) -> list[list[int]]:

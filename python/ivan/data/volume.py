@@ -112,7 +112,9 @@ def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False) -
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); expected a readable {suffix} file"
         ) from None
-    _check_values(path, stored, allow_constant)
+    _refuse_non_finite(path, stored)
+    if not allow_constant:
+        refuse_constant(path, stored)
     data = np.ascontiguousarray(to_canonical(stored, grid.affine, grid.image))
     return Volume(data, canonical_affine(stored.shape, grid.affine, grid.image), grid, path)
 
@@ -188,7 +190,17 @@ def as_float32(path: Path, array: np.ndarray) -> np.ndarray:
         return np.asarray(array, dtype=np.float32)
 
 
-def _check_values(path: Path, stored: np.ndarray, allow_constant: bool) -> None:
+def refuse_constant(path: Path, data: np.ndarray) -> None:
+    """Raise InputError where all values are equal."""
+    if data.min() == data.max():
+        value = float(data.flat[0])
+        what = "all voxels are zero" if value == 0 else f"every voxel has the value {value:g}"
+        raise InputError(
+            f"{path}: {what}, expected an image with contrast; check the export or remove the case"
+        )
+
+
+def _refuse_non_finite(path: Path, stored: np.ndarray) -> None:
     finite = int(np.isfinite(stored).sum())
     if finite != stored.size:
         nans = int(np.isnan(stored).sum())
@@ -196,12 +208,6 @@ def _check_values(path: Path, stored: np.ndarray, allow_constant: bool) -> None:
             f"{path}: {nans} NaN and {stored.size - finite - nans} infinite values among {stored.size} "
             "voxels, "
             "expected finite float32 numbers; replace them first (numpy.nan_to_num, or fslmaths -nan)"
-        )
-    if not allow_constant and stored.min() == stored.max():
-        value = float(stored.flat[0])
-        what = "all voxels are zero" if value == 0 else f"every voxel has the value {value:g}"
-        raise InputError(
-            f"{path}: {what}, expected an image with contrast; check the export or remove the case"
         )
 
 
