@@ -86,7 +86,7 @@ def _read(path: str) -> Any:
         if isinstance(error, pickle.UnpicklingError):
             # Which objects a pickle asks for cannot be told from noise without running it.
             raise InputError(
-                f"{path}: not tensors only, or damaged; other objects are never loaded as they can run code; {remedy}"
+                f"{path}: not tensors only, or damaged; nothing else is loaded as it could run code; {remedy}"
             ) from None
         # Damaged archives surface as many types, by the place of the damage.
         raise InputError(

@@ -14,7 +14,6 @@ All arithmetic is float64 whatever the input's dtype, so unsigned integers do no
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +73,8 @@ def as_tensor(array: Array, name: str) -> Tensor:
         tensor = torch.from_numpy(np.array(values, dtype=np.float64, order="C"))
     if tensor.numel() == 0:
         raise InputError(f"{name}: empty array of shape {tuple(tensor.shape)}; expected at least one pixel")
-    if not bool(torch.isfinite(tensor).all()):
+    # A finite sum has finite terms and costs one pass; only huge values need the second look.
+    if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{name}: contains NaN or infinity; replace or mask these pixels before measuring")
     return tensor
 
@@ -125,7 +125,7 @@ class Stack:
                 raise InputError(
                     f"{protocol}: all {total} slices are empty; expected a volume with an image in it"
                 )
-        skipped = f" ({total - values.shape[0]} empty ones skipped)" if values.shape[0] < total else ""
+        skipped = f" ({total - values.shape[0]} empty skipped)" if values.shape[0] < total else ""
         return Metric(values.mean().item(), f"{protocol}, mean over {values.shape[0]} slices{skipped}")
 
 
@@ -182,13 +182,6 @@ def stack_mask(
 def not_constant(images: Tensor) -> Tensor:
     """Which images ``[B, H, W]`` hold more than one value: ``[B]`` bool. A constant slice is empty."""
     return images.amax(dim=(1, 2)) > images.amin(dim=(1, 2))
-
-
-def in_chunks(compute: Callable[..., Tensor], images: tuple[Tensor, ...], pixels: int = 1 << 21) -> Tensor:
-    """`compute` on a few images ``[b, H, W]`` at a time: a volume's window statistics in bounded memory."""
-    total, height, width = images[0].shape
-    step = max(1, pixels // (height * width))
-    return torch.cat([compute(*(t[i : i + step] for t in images)) for i in range(0, total, step)])
 
 
 def choose(name: str, value: str, allowed: tuple[str, ...]) -> str:

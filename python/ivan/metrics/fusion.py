@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ivan.metrics.arrays import Array, in_chunks, not_constant, stack
+from ivan.metrics.arrays import Array, not_constant, stack
+from ivan.metrics.windows import UNIFORM_8, in_chunks, window_means
 
 _NAMES = ("a", "b", "fused")
 _WINDOW = 8
@@ -17,7 +18,7 @@ _WINDOW = 8
 
 def _window_mean(images: Tensor) -> Tensor:
     """Means ``[B, H-7, W-7]`` over all 8x8 windows of ``[B, H, W]``."""
-    return F.avg_pool2d(images[:, None], _WINDOW, stride=1)[:, 0]
+    return window_means(images, UNIFORM_8)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ivan.errors import InputError
-from ivan.metrics.arrays import Array, Metric, Stack, choose, in_chunks, not_constant, stack, stack_mask
+from ivan.metrics.arrays import Array, Metric, Stack, choose, not_constant, stack, stack_mask
+from ivan.metrics.windows import GAUSSIAN_11, UNIFORM_7, in_chunks, window_means
 
 _PAIR = ("reference", "prediction")
 
@@ -95,27 +95,15 @@ def _finish_pooled(pair: Stack, values: Tensor, protocol: str) -> Any:
     return pair.finish(values, protocol)
 
 
-_WINDOW = {"wang": 11, "uniform7": 7}
-
-
-def _window_means(images: Tensor, variant: str) -> Tensor:
-    """Weighted means ``[B, H', W']`` over every window that lies inside the image (``[B, H, W]``)."""
-    size = _WINDOW[variant]
-    if variant == "uniform7":
-        return F.avg_pool2d(images[:, None], size, stride=1)[:, 0]
-    offsets = torch.arange(size, dtype=images.dtype, device=images.device) - size // 2
-    weights = torch.exp(-offsets.square() / (2 * 1.5**2))
-    weights = weights / weights.sum()
-    rows = F.conv2d(images[:, None], weights.reshape(1, 1, 1, size))
-    return F.conv2d(rows, weights.reshape(1, 1, size, 1))[:, 0]
+_PROFILE = {"wang": GAUSSIAN_11, "uniform7": UNIFORM_7}
 
 
 def _ssim_map(r: Tensor, p: Tensor, span: float, variant: str) -> Tensor:
     """SSIM of every window: ``[B, H', W']``."""
     products = torch.cat([r, p, r * r, p * p, r * p])
-    mean_r, mean_p, mean_rr, mean_pp, mean_rp = _window_means(products, variant).chunk(5)
+    mean_r, mean_p, mean_rr, mean_pp, mean_rp = window_means(products, _PROFILE[variant]).chunk(5)
     # scikit-image's default divides by n - 1, Wang's weights describe a population.
-    count = _WINDOW[variant] ** 2
+    count = len(_PROFILE[variant]) ** 2
     unbias = count / (count - 1) if variant == "uniform7" else 1.0
     var_r = unbias * (mean_rr - mean_r * mean_r)
     var_p = unbias * (mean_pp - mean_p * mean_p)
@@ -149,13 +137,13 @@ def ssim(
     Raises:
         InputError: as `psnr`, an unknown variant, images smaller than the window, or a volume without `axis`.
     """
-    choose("variant", variant, tuple(_WINDOW))
+    choose("variant", variant, tuple(_PROFILE))
     span = _check_range(data_range)
     pair = stack(reference, prediction, names=_PAIR, axis=axis)
-    pair.need(f"SSIM ({variant})", _WINDOW[variant])
+    pair.need(f"SSIM ({variant})", len(_PROFILE[variant]))
     inside = stack_mask(mask, reference, axis=axis)
     keep = not_constant(pair.images[0])
-    border = _WINDOW[variant] // 2
+    border = len(_PROFILE[variant]) // 2
     images: tuple[Tensor, ...] = pair.images
     if inside is not None:
         centres = inside[:, border : pair.height - border, border : pair.width - border]

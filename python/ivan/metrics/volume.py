@@ -78,7 +78,7 @@ class _CountedSlices:
 
     @property
     def words(self) -> str:
-        return f"{self.counted} slices ({self.skipped} empty ones skipped)"
+        return f"{self.counted} slices ({self.skipped} empty skipped)"
 
 
 def _counted_slices(reference: Array, prediction: Array, mask: Array | None, axis: int) -> _CountedSlices:
