@@ -80,7 +80,7 @@ class TrainConfig:
     last_scale: float = setting(
         0.0,
         "Network",
-        "First weights of each dense block's last convolution, times Xavier; 0: 1, or 8/blocks above 8 blocks.",
+        "First weights of each dense block's last convolution, times Xavier; 0: 1, or 8/blocks above 8.",
         at_least=0,
     )
     fill: str = setting(
