@@ -102,17 +102,19 @@ def dense_block(
 
     On the CPU the hidden activations never exist as tensors: rows stream through a workspace of constant size
     (``IVAN_FAST_WORKSPACE_MB`` MiB over all threads, default 64). CUDA tensors run the plain PyTorch twin.
-    The result is the same, bit for bit, for every number of threads, and as that of :func:`dense_block_backward`.
+    The result is the same, bit for bit, for every number of threads, and as that of
+    :func:`dense_block_backward`.
 
     Args:
         x: ``[N, in, H, W]``, float32 or float64.
-        weights: ``weights[i]`` is ``[growth, in + i * growth, 3, 3]``, the last one ``[out, ...]``; 1 to 16 of them;
-            the order of input channels is ``[x | h1 | h2 | ...]``.
+        weights: ``weights[i]`` is ``[growth, in + i * growth, 3, 3]``, the last one ``[out, ...]``; 1 to 16 of
+            them; the order of input channels is ``[x | h1 | h2 | ...]``.
         biases: ``biases[i]`` is ``[growth]``, the last one ``[out]``.
-        negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at exactly 0.
-        compute: ``"strict"``: sums in the order of a direct convolution. ``"bf16"``, ``"fp16"``: every convolution's
-            operands are rounded to that type, sums are kept in ``x.dtype``. ``"fast"`` and ``"tf32"`` are ``"strict"``
-            on the CPU.
+        negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at exactly 0;
+            at least 0.
+        compute: ``"strict"``: sums in the order of a direct convolution. ``"bf16"``, ``"fp16"``: every
+            convolution's operands are rounded to that type, sums are kept in ``x.dtype``. ``"fast"`` and
+            ``"tf32"`` are ``"strict"`` on the CPU.
 
     Returns:
         ``[N, out, H, W]`` in ``x.dtype``.
@@ -130,8 +132,8 @@ def dense_block_backward(
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Recompute :func:`dense_block` and differentiate it: ``(y, grad_x, grad_weights, grad_biases)``.
 
-    ``y`` is a by-product of the recompute. ``y`` and ``grad_x`` do not depend on the number of threads; the parameter
-    gradients are the same on every run with the same number of threads and otherwise differ by rounding. With
-    ``"bf16"`` and ``"fp16"`` the gradients that enter a convolution are rounded as well.
+    ``y`` is a by-product of the recompute. ``y`` and ``grad_x`` do not depend on the number of threads; the
+    parameter gradients are the same on every run with the same number of threads and otherwise differ by
+    rounding. With ``"bf16"`` and ``"fp16"`` the gradients that enter a convolution are rounded as well.
     """
     return _ops.dense_block_backward.default(grad_y, x, list(weights), list(biases), negative_slope, compute)

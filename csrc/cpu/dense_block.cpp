@@ -37,10 +37,14 @@ std::atomic<size_t>& workspace_limit() {
   return limit;
 }
 
-void check_shape(const DenseBlockShape& s) {
-  const auto refuse = [](const std::string& what) { throw std::invalid_argument("dense_block: " + what); };
+void check_params(const DenseBlockParams& p) {
+  const DenseBlockShape& s = p.shape;
+  const auto refuse = [](const std::string& what) { throw std::runtime_error("dense_block: " + what); };
   if (s.depth < 1 || s.depth > dense::kMaxHidden + 1)
     refuse("depth is " + std::to_string(s.depth) + ", expected 1 to " + std::to_string(dense::kMaxHidden + 1));
+  // The backward tells the sign of a pre-activation from that of its activation.
+  if (!(p.negative_slope >= 0))
+    refuse("negative_slope is " + std::to_string(p.negative_slope) + ", expected at least 0");
   for (const int64_t channels : {s.in_channels, s.out_channels, s.growth})
     if (channels < 1 || channels > 4096)
       refuse("channel counts and growth must be 1 to 4096, found " + std::to_string(channels));
@@ -152,7 +156,7 @@ void set_dense_block_workspace(size_t bytes) { workspace_limit().store(bytes); }
 size_t dense_block_workspace() { return workspace_limit().load(); }
 
 void dense_block_forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
-  check_shape(p.shape);
+  check_params(p);
   if (p.dtype == DType::kFloat64) {
     forward<double>(p, threads, parallel_for);
   } else {
@@ -161,7 +165,7 @@ void dense_block_forward(const DenseBlockParams& p, int threads, ParallelFor par
 }
 
 void dense_block_backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parallel_for) {
-  check_shape(p.forward.shape);
+  check_params(p.forward);
   if (p.forward.dtype == DType::kFloat64) {
     backward<double>(p, threads, parallel_for);
   } else {

@@ -28,7 +28,7 @@ struct DenseBlockParams {
   DenseBlockShape shape;
   DType dtype;
   DenseBlockRounding rounding;
-  double negative_slope;
+  double negative_slope;       // at least 0
   Input x;                     // [N, in_channels, H, W]
   const void* const* weights;  // depth x [growth or out_channels, in_channels + k * growth, 3, 3], contiguous
   const void* const* biases;   // depth x [growth or out_channels]
@@ -52,7 +52,7 @@ using ParallelFor = void (*)(int64_t count, void (*body)(int64_t, void*), void* 
 // y and grad_x do not depend on `threads`. The parameter gradients are sums over pixels: equal bits for equal
 // `threads`, and between thread counts they differ by rounding only (each is a sum of partial sums over at most
 // 64 pixels, added in float per thread and in double over threads).
-// Throws std::bad_alloc, and std::invalid_argument for a shape outside the documented range.
+// Throws std::bad_alloc, and std::runtime_error for a value outside the documented range.
 void dense_block_forward(const DenseBlockParams& params, int threads, ParallelFor parallel_for);
 void dense_block_backward(const DenseBlockBackwardParams& params, int threads, ParallelFor parallel_for);
 
