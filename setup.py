@@ -63,14 +63,16 @@ def find_nvcc() -> str | None:
 
 
 def cuda_architectures(arch_list: str) -> str:
-    """TORCH_CUDA_ARCH_LIST ("8.0;9.0a+PTX") in CMake's notation ("80-real;90a-real;90a-virtual"); "" stays ""."""
+    """TORCH_CUDA_ARCH_LIST ("8.0;9.0a+PTX") in CMake's notation ("80-real;90a-real;90a-virtual")."""
     archs = []
     for item in re.split(r"[ ;,]+", arch_list.strip()):
         if not item:
             continue
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", item)
         if match is None:
-            raise SystemExit(f'ivan_fast: TORCH_CUDA_ARCH_LIST holds {item!r}, expected numbers as in "8.0;9.0+PTX"')
+            raise SystemExit(
+                f'ivan_fast: TORCH_CUDA_ARCH_LIST holds {item!r}, expected numbers as in "8.0;9.0+PTX"'
+            )
         number = "".join(match.group(1, 2, 3))
         archs += [f"{number}-real"] + ([f"{number}-virtual"] if match.group(4) else [])
     return ";".join(archs)
@@ -83,9 +85,11 @@ class CMakeBuild(build_ext):
         import pybind11
 
         out = Path(self.get_ext_fullpath(ext.name)).resolve()
-        # pip gives an editable build a new temporary folder each time; one that stays makes rebuilds incremental.
+        # pip gives an editable build a new folder each time; one that stays makes rebuilds incremental.
         editable = self.inplace or self.editable_mode
-        build = ROOT / "build" / f"editable-{sys.implementation.cache_tag}" if editable else Path(self.build_temp)
+        build = (
+            ROOT / "build" / f"editable-{sys.implementation.cache_tag}" if editable else Path(self.build_temp)
+        )
         build = build.resolve() / "cmake"
         build.mkdir(parents=True, exist_ok=True)
         cuda = os.environ.get("IVAN_FAST_CUDA", "AUTO").upper()

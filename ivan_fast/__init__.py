@@ -5,8 +5,8 @@ from typing import Any
 
 import torch  # noqa: F401  (its libraries must be loaded before ours)
 
-from ivan_fast import _C  # registers torch.ops.ivan_fast; there is no fallback without it
-from ivan_fast import ops, reference
+# _C registers torch.ops.ivan_fast; there is no fallback without it.
+from ivan_fast import _C, ops, reference
 
 __version__ = _version("ivan_fast")
 
@@ -15,10 +15,11 @@ def build_info() -> dict[str, Any]:
     """What this build is and what it runs on.
 
     Returns:
-        ``version``, ``compiler``, ``build_type``, ``torch_target`` (oldest torch it works with), ``cpu_isa`` (the
-        instruction set in use), ``cpu_isa_available``, ``cpu_isa_forced`` (the environment's ``IVAN_FAST_CPU_ISA`` or
-        None), ``with_cuda``, ``cuda_runtime`` (1000 * major + 10 * minor, or None), ``cuda_archs``, ``cuda_compiler``,
-        ``dense_block_cuda`` (what CUDA tensors run in the dense block ops: ``"reference"``, the plain PyTorch twins).
+        ``version``, ``compiler``, ``build_type``; ``torch_target``, the oldest torch it works with; ``cpu_isa``,
+        the instruction set in use, ``cpu_isa_available`` and ``cpu_isa_forced`` (the environment's
+        ``IVAN_FAST_CPU_ISA`` or None); ``with_cuda``, ``cuda_runtime`` (1000 * major + 10 * minor, or None),
+        ``cuda_archs``, ``cuda_compiler``; ``dense_block_cuda``, what CUDA tensors run in the dense block ops
+        (``"reference"``: the plain PyTorch twins).
     """
     return _C.build_info()
 

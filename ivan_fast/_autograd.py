@@ -1,4 +1,4 @@
-"""Autograd formulas of the compiled ops, the raising ones of their ``*_backward``, and what autocast does with them."""
+"""Autograd formulas of the compiled ops, raising ones for their ``*_backward``, and their rule under autocast."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def register_raising_formula(op: str) -> None:
 
 
 def register_autocast(op: str) -> None:
-    """The state stays float32: under autocast the op's lower-precision inputs are converted, on every device."""
+    """The state stays float32: under autocast, inputs of lower precision are converted, on every device."""
     for device in ("cpu", "cuda"):
         torch.library.register_autocast(f"ivan_fast::{op}", device, torch.float32)
 

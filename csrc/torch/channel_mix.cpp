@@ -33,20 +33,17 @@ struct OnCuda {
 };
 #endif
 
-void check_mix(const char* op, const Tensor& x, const Tensor& weight) {
-  check(x.dim() >= 2, op, ": x has shape ", shape_of(x), ", expected [N, C, H, W]");
-  check_alike(op, "x", x, "weight", weight);
-  check(weight.dim() == 2 && weight.size(0) == x.size(1) && weight.size(1) == x.size(1), op, ": weight has shape ",
-        shape_of(weight), ", expected [", x.size(1), ", ", x.size(1), "] for x of shape ", shape_of(x));
-}
-
 template <typename Params>
-Params mix_params(const char* op, const Tensor& x) {
+Params checked_params(const char* op, const Tensor& x, const Tensor& weight) {
+  check(x.dim() >= 2, op, ": x has shape ", shape_of(x), ", expected [N, C, H, W]");
   Params params{};
   params.dtype = state_dtype(op, "x", x);
   params.batch = x.size(0);
   params.channels = x.size(1);
   params.pixels = x.numel() == 0 ? 0 : x.numel() / (x.size(0) * x.size(1));
+  check_alike(op, "x", x, "weight", weight);
+  check(weight.dim() == 2 && weight.size(0) == x.size(1) && weight.size(1) == x.size(1), op, ": weight has shape ",
+        shape_of(weight), ", expected [", x.size(1), ", ", x.size(1), "] for x of shape ", shape_of(x));
   return params;
 }
 
@@ -54,8 +51,7 @@ template <typename Device>
 Tensor mix(const Tensor& x, const Tensor& weight) {
   const char* op = "channel_mix";
   const Device launch(x);
-  auto params = mix_params<ChannelMixParams>(op, x);
-  check_mix(op, x, weight);
+  auto params = checked_params<ChannelMixParams>(op, x, weight);
   const Tensor kept_x = with_contiguous_samples(x), kept_weight = torch::stable::contiguous(weight);
   Tensor y = empty_as(x);
   params.x = as_input(kept_x);
@@ -69,8 +65,7 @@ template <typename Device>
 std::tuple<Tensor, Tensor> mix_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight) {
   const char* op = "channel_mix_backward";
   const Device launch(x);
-  auto params = mix_params<ChannelMixBackwardParams>(op, x);
-  check_mix(op, x, weight);
+  auto params = checked_params<ChannelMixBackwardParams>(op, x, weight);
   check_alike(op, "x", x, "grad_y", grad_y);
   check_same_shape(op, "x", x, "grad_y", grad_y);
   const Tensor kept_x = with_contiguous_samples(x), kept_grad = with_contiguous_samples(grad_y);

@@ -127,17 +127,17 @@ IVAN_HD T exponential(T x) {
 #endif
 }
 
-// exp(x) and exp(x) - 1 for x <= 0, neither with cancellation.
+// exp(x) and exp(x) - 1 for x <= 0, neither with cancellation; on the host exp(x) is 0 where it is not a normal number.
 template <typename T>
 IVAN_HD void exponential_nonpositive(T x, T& exp_x, T& expm1_x) {
 #if defined(__CUDA_ARCH__)
   exp_x = ::exp(x);
   expm1_x = ::expm1(x);
 #else
-  x = x < ExpConstants<T>::kMinNormal ? ExpConstants<T>::kMinNormal : x;
-  const ExpParts<T> e = exp_parts(x);
+  const bool vanishes = x < ExpConstants<T>::kMinNormal;  // no NaN does
+  const ExpParts<T> e = exp_parts(vanishes ? ExpConstants<T>::kMinNormal : x);
   const T scale = power_of_two(e.shifted);
-  exp_x = multiply_add(scale, e.p, scale);
+  exp_x = vanishes ? T(0) : multiply_add(scale, e.p, scale);
   expm1_x = multiply_add(scale, e.p, scale - T(1));
 #endif
 }
