@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -11,6 +11,10 @@ def demo(
     out: Annotated[
         str, typer.Option("--out", metavar="DIR", help="New folder for everything the demo writes.")
     ] = "demo-run",
+    minutes: Annotated[
+        Optional[float],  # noqa: UP045 - Typer reads it at run time
+        typer.Option("--minutes", metavar="X", help="Minutes of training (default 2.75)."),
+    ] = None,
 ) -> None:
     """Do the whole job on embedded data in minutes: train, synthesise, invert, evaluate, report.
 
@@ -19,4 +23,4 @@ def demo(
     """
     from ivan.demo import run_demo
 
-    run_demo(out)
+    run_demo(out) if minutes is None else run_demo(out, minutes=minutes)
