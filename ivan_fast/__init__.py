@@ -7,6 +7,8 @@ import torch  # noqa: F401  (its libraries must be loaded before ours)
 
 # _C registers torch.ops.ivan_fast; there is no fallback without it.
 from ivan_fast import _C, ops, reference
+from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1
+from ivan_fast.reversible import InversionDriftWarning, ReversibleSequential
 
 __version__ = _version("ivan_fast")
 
@@ -15,8 +17,8 @@ def build_info() -> dict[str, Any]:
     """What this build is and what it runs on.
 
     Returns:
-        ``version``, ``compiler``, ``build_type``; ``torch_target``, the oldest torch it works with; ``cpu_isa``,
-        the instruction set in use, ``cpu_isa_available`` and ``cpu_isa_forced`` (the environment's
+        ``version``, ``compiler``, ``build_type``; ``torch_target``, the oldest torch it serves;
+        ``cpu_isa``, the instruction set in use, ``cpu_isa_available``, ``cpu_isa_forced`` (the environment's
         ``IVAN_FAST_CPU_ISA`` or None); ``with_cuda``, ``cuda_runtime`` (1000 * major + 10 * minor, or None),
         ``cuda_archs``, ``cuda_compiler``; ``dense_block_cuda``, what CUDA tensors run in the dense block ops
         (``"reference"``: the plain PyTorch twins).
@@ -24,4 +26,15 @@ def build_info() -> dict[str, Any]:
     return _C.build_info()
 
 
-__all__ = ["__version__", "build_info", "ops", "reference"]
+__all__ = [
+    "AffineCoupling",
+    "DenseBlock",
+    "InversionDriftWarning",
+    "InvertibleBlock",
+    "InvertibleConv1x1",
+    "ReversibleSequential",
+    "__version__",
+    "build_info",
+    "ops",
+    "reference",
+]

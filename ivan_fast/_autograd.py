@@ -1,4 +1,4 @@
-"""Autograd formulas of the compiled ops, raising ones for their ``*_backward``, and their rule under autocast."""
+"""Autograd formulas of the compiled ops, raising ones for their ``*_backward``, their autocast rule."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The compiled ops, on CPU and CUDA, with autograd formulas. Each has a twin of the same name in ``reference.py``.
+"""The compiled ops, on CPU and CUDA, with autograd formulas. Each has a twin of its name in ``reference``.
 
-State tensors are float32 or float64 (under ``torch.autocast`` lower precisions are converted to float32). They may be
-channel slices ``t[:, a:b]`` of a contiguous tensor; other layouts are copied. Outputs are new and contiguous. Errors
-of shape, dtype or device raise ``RuntimeError``. Differentiating a ``*_backward`` op raises ``RuntimeError``.
+State tensors are float32 or float64 (under ``torch.autocast`` lower precisions are converted to float32).
+They may be channel slices ``t[:, a:b]`` of a contiguous tensor; other layouts are copied. Outputs are new and
+contiguous. Errors of shape, dtype or device raise ``RuntimeError``; so does differentiating a ``*_backward``.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ def dense_block(
 
     Args:
         x: ``[N, in, H, W]``, float32 or float64.
-        weights: ``weights[i]`` is ``[growth, in + i * growth, 3, 3]``, the last one ``[out, ...]``; 1 to 16 of
-            them; the order of input channels is ``[x | h1 | h2 | ...]``.
+        weights: ``weights[i]`` is ``[growth, in + i * growth, 3, 3]``, the last one ``[out, ...]``; 1 to 16
+            of them; the order of input channels is ``[x | h1 | h2 | ...]``.
         biases: ``biases[i]`` is ``[growth]``, the last one ``[out]``.
-        negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at exactly 0;
+        negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at 0;
             at least 0.
         compute: ``"strict"``: sums in the order of a direct convolution. ``"bf16"``, ``"fp16"``: every
             convolution's operands are rounded to that type, sums are kept in ``x.dtype``. ``"fast"`` and

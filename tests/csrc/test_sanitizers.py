@@ -1,4 +1,4 @@
-"""The CPU kernels, without torch, under the address and undefined behaviour sanitizers, per instruction set."""
+"""The CPU kernels, without torch, under the address and undefined behaviour sanitizers, per vector set."""
 
 from __future__ import annotations
 

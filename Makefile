@@ -1,0 +1,95 @@
+# Every target sets up what it needs in .venv on a fresh machine; stamp files keep it from being done twice.
+# Needs python3 (3.10 or newer), a C++20 compiler and make; nvcc is used where it is found.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+export IVAN_SHARED ?= $(abspath ../shared)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# One CUDA architecture, to be quick: IVAN_CUDA_ARCH, else this machine's GPU, else one that later GPUs can run too.
+GPU_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
+export TORCH_CUDA_ARCH_LIST := $(or $(IVAN_CUDA_ARCH),$(GPU_ARCH),8.0+PTX)
+NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+
+NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
+CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
+
+.PHONY: help setup test demo lint format bench gpu-check cuda-gate clean
+help:
+	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
+	@echo "make test       all tests that need no GPU"
+	@echo "make gpu-check  the tests that need a CUDA device"
+	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
+	@echo "make bench      kernels against plain PyTorch   make cuda-gate  all CUDA architectures, warnings are errors"
+	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
+
+# --- set-up --------------------------------------------------------------------------------------------------------
+# A Python that already has torch (a GPU image without network, say) lends its packages to the environment.
+$(STAMPS)/venv:
+	if $(PYTHON) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then \
+		$(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+	mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/torch: $(STAMPS)/venv
+	$(BIN)/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' \
+		|| $(BIN)/pip install -q "$(TORCH)"
+	touch $@
+
+# The build requirements of pyproject.toml: without build isolation pip does not install them itself.
+$(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
+	$(BIN)/pip install -q $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",' )
+	touch $@
+
+$(STAMPS)/install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
+	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo]'
+	touch $@
+
+$(STAMPS)/lint-tools: $(STAMPS)/venv pyproject.toml
+	$(BIN)/pip install -q $$(sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+setup: $(STAMPS)/install
+
+# --- what people run -----------------------------------------------------------------------------------------------
+demo: $(STAMPS)/install
+	$(BIN)/ivan demo --out demo-run
+
+test: $(STAMPS)/install
+	$(BIN)/pytest -q -m "not gpu" $(PYTEST_ARGS)
+
+gpu-check: $(STAMPS)/install
+	$(BIN)/pytest -q -m gpu $(PYTEST_ARGS)
+
+bench: $(STAMPS)/install
+	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' --benchmark-group-by=group $(PYTEST_ARGS)
+
+lint: $(STAMPS)/lint-tools $(STAMPS)/install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CLANG_FORMAT_SOURCES)
+
+format: $(STAMPS)/lint-tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CLANG_FORMAT_SOURCES)
+
+# Only the CUDA kernels, for every architecture that releases are built for; needs nvcc, but no GPU.
+cuda-gate: $(STAMPS)/install
+	test -n "$(NVCC)" || { echo "cuda-gate: no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda" >&2; exit 1; }
+	$(BIN)/cmake -S . -B build/cuda-gate -GNinja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DTORCH_DIR="$$($(BIN)/python -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("torch").origin).parent)')" \
+		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR="$$($(BIN)/pybind11-config --cmakedir)" \
+		-DCMAKE_CUDA_COMPILER="$(NVCC)" -DIVAN_FAST_CUDA=ON -DIVAN_FAST_CUDA_ARCHS= -DIVAN_FAST_WERROR=ON
+	$(BIN)/cmake --build build/cuda-gate --target ivan_cuda
+
+clean:
+	rm -rf $(VENV) build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf ivan_fast/_C.*.so ./*.egg-info python/*.egg-info
+	find ivan_fast python tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

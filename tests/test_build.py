@@ -1,0 +1,159 @@
+"""The build: what it contains, what it refuses, and what the environment asks of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import ivan_fast
+
+REPO = Path(__file__).resolve().parent.parent
+INFO = ivan_fast.build_info()
+SCHEMAS = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ivan_fast::")]
+
+
+@pytest.fixture
+def setup_module() -> ModuleType:
+    """setup.py as a module, without running setup()."""
+    source = (REPO / "setup.py").read_text()
+    module = ModuleType("ivan_fast_setup")
+    module.__file__ = str(REPO / "setup.py")
+    exec(compile(source[: source.index("\nsetup(\n")], "setup.py", "exec"), module.__dict__)
+    return module
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+
+
+def has_kernel(op: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(op, key)
+
+
+def test_version():
+    assert INFO["version"] == ivan_fast.__version__ == version("ivan_fast")
+
+
+def test_every_op_has_cpu_kernel_fake_and_autograd_formula():
+    assert len(SCHEMAS) >= 7
+    for op in SCHEMAS:
+        assert has_kernel(op, "CPU"), op
+        assert has_kernel(op, "Autograd"), op
+        name = op.split("::")[1]
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(op, "Meta"), f"{name} has no fake kernel"
+
+
+def test_nvcc_means_cuda_kernels():
+    """A machine with nvcc never gets a CPU-only build by accident."""
+    nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None or os.environ.get("IVAN_FAST_CUDA", "AUTO").upper() == "OFF":
+        pytest.skip("no nvcc here, or IVAN_FAST_CUDA=OFF")
+    assert INFO["with_cuda"]
+    assert INFO["cuda_runtime"] >= 12000
+    assert INFO["cuda_archs"]
+
+
+@pytest.mark.skipif(not INFO["with_cuda"], reason="built without nvcc")
+def test_cuda_kernels_are_registered():
+    for op in SCHEMAS:
+        assert has_kernel(op, "CUDA"), op
+
+
+@pytest.mark.parametrize("isa", INFO["cpu_isa_available"])
+def test_instruction_set_can_be_forced(isa):
+    code = "import ivan_fast; i = ivan_fast.build_info(); print(i['cpu_isa'], i['cpu_isa_forced'])"
+    run = run_python(code, IVAN_FAST_CPU_ISA=isa)
+    assert run.stdout.split() == [isa, isa], run.stderr
+
+
+@pytest.mark.parametrize("isa", ["sse9", "AVX2", *({"avx2", "avx512"} - set(INFO["cpu_isa_available"]))])
+def test_impossible_instruction_set_is_refused_at_import(isa):
+    run = run_python("import ivan_fast", IVAN_FAST_CPU_ISA=isa)
+    assert run.returncode != 0
+    assert f"IVAN_FAST_CPU_ISA={isa}" in run.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("isa", INFO["cpu_isa_available"])
+def test_instruction_sets_agree(isa):
+    """The same numbers to rounding, whichever set is chosen; the full tests run on the best one."""
+    code = (
+        "import torch; from ivan_fast import ops, reference as r\n"
+        "torch.manual_seed(0)\n"
+        "for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-13)):\n"
+        "    x, h, g, d = (torch.randn(2, 3, 37, 41, dtype=dtype) for _ in range(4))\n"
+        "    w = torch.randn(3, 3, dtype=dtype)\n"
+        "    for name, args in (('affine_coupling_recompute_backward', (x, h, g, d, 0.8)),\n"
+        "                       ('affine_coupling_inverse_backward', (x, h, g, 0.8)),\n"
+        "                       ('channel_mix_backward', (d, x, w))):\n"
+        "        truth = getattr(r, name)(*(a.double() if torch.is_tensor(a) else a for a in args))\n"
+        "        for ours, true in zip(getattr(ops, name)(*args), truth):\n"
+        "            assert (ours - true).norm() <= tolerance * true.norm(), name\n"
+    )
+    run = run_python(code, IVAN_FAST_CPU_ISA=isa)
+    assert run.returncode == 0, run.stderr
+
+
+def test_torch_is_not_imported_by_the_build(setup_module):
+    found = setup_module.find_torch()
+    assert (found / setup_module.STABLE_HEADER).exists()
+    source = (REPO / "setup.py").read_text()
+    assert "import torch" not in source
+
+
+def test_without_torch_the_build_says_what_to_do(setup_module, monkeypatch, tmp_path):
+    monkeypatch.delenv("IVAN_FAST_TORCH_DIR", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(setup_module.sysconfig, "get_paths", lambda: {"platlib": tmp_path, "purelib": tmp_path})
+    with pytest.raises(SystemExit, match="pip install torch first"):
+        setup_module.find_torch()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", ""),
+        ("9.0", "90-real"),
+        ("8.0;9.0+PTX", "80-real;90-real;90-virtual"),
+        ("7.5 8.6, 12.0", "75-real;86-real;120-real"),
+        ("9.0a", "90a-real"),
+    ],
+)
+def test_architecture_list(setup_module, given, expected):
+    assert setup_module.cuda_architectures(given) == expected
+
+
+@pytest.mark.parametrize("given", ["Hopper", "90", "9.0;;x", "9.0+ptx"])
+def test_wrong_architecture_is_refused(setup_module, given):
+    with pytest.raises(SystemExit, match="TORCH_CUDA_ARCH_LIST holds"):
+        setup_module.cuda_architectures(given)
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake on PATH")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-DIVAN_FAST_CUDA=ON", "-DCMAKE_CUDA_COMPILER=NOTFOUND", "-DIVAN_FAST_NVCC=NOTFOUND"], "no nvcc was found"),
+        (["-DIVAN_FAST_CUDA=MAYBE"], "expected AUTO, ON or OFF"),
+        (["-DTORCH_DIR=/nonexistent"], "install torch 2.10 or newer"),
+    ],
+)
+def test_cmake_refuses(setup_module, tmp_path, options, message):
+    import pybind11
+
+    defaults = [f"-DTORCH_DIR={setup_module.find_torch()}", f"-DPython_EXECUTABLE={sys.executable}"]
+    defaults += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DCMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH=OFF"]
+    env = {**os.environ, "PATH": "/usr/bin:/bin", "CUDA_HOME": "/nonexistent"}
+    command = [shutil.which("cmake"), "-S", REPO, "-B", tmp_path, *defaults, *options]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert message in " ".join(run.stderr.split())
