@@ -52,9 +52,9 @@ def npy_claiming(shape: str, kind: str = "<f4") -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode() + bytes(64)
 
 
-def mat(**arrays: object) -> bytes:
+def mat(compressed: bool = True, **arrays: object) -> bytes:
     buffer = io.BytesIO()
-    scipy.io.savemat(buffer, arrays, do_compression=True)
+    scipy.io.savemat(buffer, arrays, do_compression=compressed)
     return buffer.getvalue()
 
 
@@ -70,10 +70,9 @@ def png_claiming(width: int, height: int) -> bytes:
     return content[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + content[33:]
 
 
-def flipped_bit(content: bytes) -> bytes:
-    """A gzip member whose stored bytes changed: decompression works, its checksum does not."""
+def flipped(content: bytes, place: int) -> bytes:
     damaged = bytearray(content)
-    damaged[-8] ^= 1
+    damaged[place] ^= 1
     return bytes(damaged)
 
 
@@ -97,7 +96,7 @@ FILES: dict[str, tuple[str, bytes, list[str]]] = {
     "empty": ("a.nii.gz", b"", ["the file is empty", "copy or convert"]),
     "truncated gzip": ("a.nii.gz", gz(nifti())[:-200], ["truncated gzip", "again"]),
     "gzip cut inside the header": ("a.nii.gz", gz(nifti())[:30], ["truncated gzip"]),
-    "gzip checksum": ("a.nii.gz", flipped_bit(gz(nifti())), ["damaged or truncated gzip", "CRC"]),
+    "gzip checksum": ("a.nii.gz", flipped(gz(nifti()), -8), ["damaged or truncated gzip", "CRC"]),
     "gzip with data missing": ("a.nii.gz", gz(nifti()[:-100]), ["after decompression", "truncated"]),
     "text named .nii.gz": ("a.nii.gz", b"this is no image" * 50, ["no gzip data", "name"]),
     "text in gzip": ("a.nii.gz", gz(b"this is no image" * 50), ["not a NIfTI file", "dcm2niix"]),
@@ -151,6 +150,7 @@ FILES: dict[str, tuple[str, bytes, list[str]]] = {
         nifti(sform_code=1, srow_x=[np.nan, 0, 0, 0]),
         ["affine is singular or not finite"],
     ),
+    "affine beyond reason": ("a.nii", nifti(sform_code=1, srow_x=[1e30, 0, 0, 0]), ["affine is singular"]),
     ".npy is text": ("a.npy", b"1 2 3\n" * 9, ["not a .npy file"]),
     ".npy of objects": (
         "a.npy",
@@ -170,8 +170,21 @@ FILES: dict[str, tuple[str, bytes, list[str]]] = {
     ".npy without values": ("a.npy", npy(np.zeros((0, 4))), ["0x4", "at least 1"]),
     ".mat without data": ("a.mat", mat(image=VOXELS, other=1), ["holds image, other", "'data'", "rename"]),
     ".mat v7.3": ("a.mat", b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(600), ["v7.3", "-v7"]),
-    ".mat is text": ("a.mat", b"this is no matlab file " * 20, ["not a readable MATLAB file"]),
+    ".mat is text": ("a.mat", b"this is no matlab file " * 20, ["not a MATLAB file of version 5"]),
     ".mat truncated": ("a.mat", mat(data=RNG.random((40, 40)))[:-500], ["MATLAB file", "save it again"]),
+    ".mat of complex numbers": ("a.mat", mat(data=np.ones((3, 3)) * 1j), ["complex numbers"]),
+    ".mat of a cell": ("a.mat", mat(data=np.array([1, "a"], dtype=object)), ["class cell"]),
+    ".mat with an element longer than the file": (
+        "a.mat",
+        mat(compressed=False, data=VOXELS)[:132] + b"\xff\xff\xff\x7f" + bytes(99),
+        ["damaged or truncated MATLAB", "longer than the file"],
+    ),
+    ".mat with an element of length 0": ("a.mat", mat(data=VOXELS)[:128] + bytes(64), ["element of type 0"]),
+    ".mat checksum": (
+        "a.mat",
+        flipped(mat(data=RNG.random((40, 40))), -1),
+        ["damaged", "incorrect data check"],
+    ),
     ".mat of a struct": ("a.mat", mat(data={"x": 1}), ["class struct", "numeric array"]),
     ".mat of text": ("a.mat", mat(data="abc"), ["class char"]),
     ".png is text": ("a.png", b"this is no image", ["not a PNG image"]),
@@ -201,7 +214,9 @@ def one_line(error: InputError, path: Path, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_bad_file(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) -> None:
+def test_bad_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     file_name, content, words = FILES[name]
     path = tmp_path / file_name
     path.write_bytes(content)
@@ -211,7 +226,7 @@ def test_bad_file(tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str) 
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
     captured = capfd.readouterr()
-    assert captured.out + captured.err == ""  # nothing from the libraries below either
+    assert captured.out + captured.err + caplog.text == ""  # nothing from the libraries below either
 
 
 def test_small_file_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
@@ -335,6 +350,7 @@ def test_random_damage_never_escapes(tmp_path: Path) -> None:
         ("a.nii", nifti(), 352),
         ("a.npy", npy(VOXELS), 128),
         ("a.mat", mat(data=VOXELS), 200),
+        ("b.mat", mat(compressed=False, data=VOXELS), 250),
         ("a.png", png(GRAY), 60),
     ):
         path = tmp_path / name

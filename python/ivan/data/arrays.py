@@ -11,7 +11,6 @@ from ivan.data.volume import Grid, as_float32, check_claim, squeeze_shape
 from ivan.errors import InputError
 
 MAT_KEY = "data"
-_DEFLATE_RATIO = 1032
 
 
 def read_npy(path: Path) -> tuple[np.ndarray, Grid]:
@@ -34,36 +33,9 @@ def read_npy(path: Path) -> tuple[np.ndarray, Grid]:
 
 def read_mat(path: Path) -> tuple[np.ndarray, Grid]:
     """Read the array `data` of a MATLAB file up to v7.2: `[H, W]` or `[X, Y, Z]` float32 and its grid."""
-    import scipy.io
+    from ivan.data.matfile import read_matrix
 
-    with open(path, "rb") as file:
-        start = file.read(128)
-    if start.startswith((b"MATLAB 7.3", b"\x89HDF")):
-        raise InputError(f"{path}: MATLAB v7.3 (HDF5), which is not supported; save it with save(..., '-v7')")
-    try:
-        contents = scipy.io.whosmat(str(path))
-    except Exception as error:
-        raise InputError(
-            f"{path}: not a readable MATLAB file ({error}); save it again with save(..., '-v7')"
-        ) from None
-    found = next((entry for entry in contents if entry[0] == MAT_KEY), None)
-    if found is None:
-        keys = ", ".join(sorted(str(entry[0]) for entry in contents)) or "nothing"
-        raise InputError(
-            f"{path}: holds {keys}, expected an array named '{MAT_KEY}'; rename it and save again"
-        )
-    _, shape, kind = found
-    if kind in ("cell", "struct", "object", "char", "sparse", "function", "opaque", "unknown"):
-        raise InputError(
-            f"{path}: '{MAT_KEY}' is of MATLAB class {kind}, expected a numeric array; convert it and "
-            "save again"
-        )
-    check_claim(path, tuple(shape), 1, path.stat().st_size * _DEFLATE_RATIO)
-    try:
-        array = scipy.io.loadmat(str(path), variable_names=[MAT_KEY])[MAT_KEY]
-    except Exception as error:
-        raise InputError(f"{path}: damaged or truncated MATLAB file ({error}); save it again") from None
-    return _grid("mat", path, np.asarray(array))
+    return _grid("mat", path, read_matrix(path, MAT_KEY))
 
 
 def _grid(name: str, path: Path, array: np.ndarray) -> tuple[np.ndarray, Grid]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +27,6 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
     Raises:
         InputError: see `ivan.data.read_volume`.
     """
-    from nibabel.imageglobals import LoggingOutputSuppressor
-
     compressed = image_suffix(path) == ".nii.gz"
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
@@ -38,7 +38,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
             f"{path}: {found} data, but the name says otherwise; {remedy} if it is NIfTI, or convert it"
         )
     try:
-        with LoggingOutputSuppressor(), np.errstate(over="ignore", invalid="ignore"):
+        with _quiet_nibabel(), np.errstate(over="ignore", invalid="ignore"):
             header = _read_header(path, compressed)
             shape, length = _check_header(path, header, compressed)
             if compressed:
@@ -60,6 +60,19 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
     has_affine = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
     grid = Grid("nifti", tuple(header.get_data_shape()), affine, has_affine, header=header)
     return stored.reshape(shape), grid
+
+
+@contextlib.contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """No log lines about header fields: what matters of them becomes an InputError."""
+    from nibabel.imageglobals import logger
+
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _read_header(path: Path, compressed: bool) -> Any:
@@ -138,7 +151,7 @@ def _check_affine(path: Path, header: Any) -> np.ndarray:
         raise InputError(
             f"{path}: its affine cannot be read ({error}); repair the header (fslorient)"
         ) from None
-    usable = affine.shape == (4, 4) and bool(np.isfinite(affine).all())
+    usable = affine.shape == (4, 4) and bool((np.abs(affine) < 1e12).all())  # and not NaN
     if usable:
         columns = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
         # Relative to the voxel sizes: micrometres and metres are both fine, parallel or absent axes are not.

@@ -206,8 +206,7 @@ def _refuse_non_finite(path: Path, stored: np.ndarray) -> None:
         nans = int(np.isnan(stored).sum())
         raise InputError(
             f"{path}: {nans} NaN and {stored.size - finite - nans} infinite values among {stored.size} "
-            "voxels, "
-            "expected finite float32 numbers; replace them first (numpy.nan_to_num, or fslmaths -nan)"
+            "voxels, expected finite float32 numbers; replace them first (numpy.nan_to_num, fslmaths -nan)"
         )
 
 

@@ -12,6 +12,7 @@ import scipy.io
 from PIL import Image
 
 from ivan.data import read_volume, volume_to_slices, write_volume
+from ivan.data.matfile import read_matrix
 from ivan.data.planes import PLANES, slices_to_volume
 
 ORIENTATIONS = [
@@ -125,6 +126,19 @@ def test_arrays_without_a_grid(tmp_path, volume, suffix):
         again = read_volume(write_volume(tmp_path / f"b{suffix}", found.data, found))
         assert again.grid.shape == found.grid.shape == image.shape
         assert np.array_equal(again.data, found.data)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8", "bool"])
+def test_mat_of_every_type_as_scipy_writes_it(tmp_path, dtype, compressed):
+    """Beside other variables, small ones inside their tag, and large ones beyond the first bytes."""
+    rng = np.random.default_rng(0)
+    for shape in [(1, 2), (3, 5), (30, 40, 6), (2, 3, 4, 1)]:
+        data = (rng.random(shape) * 100).astype(dtype)
+        data.flat[0], data.flat[1] = 0, 1
+        others = {"a": np.arange(9000.0), "text": "abc", "record": {"x": 1}, "z": 1}
+        scipy.io.savemat(tmp_path / "a.mat", others | {"data": data}, do_compression=compressed)
+        assert np.array_equal(read_matrix(tmp_path / "a.mat", "data"), data)
 
 
 def test_png_of_8_and_16_bits(tmp_path):
