@@ -91,8 +91,8 @@ void forward(const ChannelMixParams& params, std::int64_t begin_chunk, std::int6
     const Chunk c = chunk_at(index, params.pixels);
     mix(static_cast<const T*>(params.x.data) + c.sample * params.x.batch_stride + c.begin,
         static_cast<const T*>(params.weight.data),
-        static_cast<T*>(params.y) + c.sample * params.channels * params.pixels + c.begin, params.channels, params.pixels,
-        c.count, params.channels, 1);
+        static_cast<T*>(params.y) + c.sample * params.channels * params.pixels + c.begin, params.channels,
+        params.pixels, c.count, params.channels, 1);
   }
 }
 

@@ -8,8 +8,8 @@ namespace {
 template <CouplingOp op, typename T>
 void run(const T* __restrict state, const T* __restrict h, const T* __restrict g, const T* __restrict grad,
          T* __restrict out, T* __restrict grad_state, T* __restrict grad_h, std::int64_t count, T clamp) {
-  constexpr bool kHasOut = op == CouplingOp::kForward || op == CouplingOp::kInverse ||
-                           op == CouplingOp::kRecomputeBackward;
+  constexpr bool kHasOut =
+      op == CouplingOp::kForward || op == CouplingOp::kInverse || op == CouplingOp::kRecomputeBackward;
   constexpr bool kHasGrad = op != CouplingOp::kForward && op != CouplingOp::kInverse;
   for (std::int64_t i = 0; i < count; ++i) {
     T g_i = T(0), grad_i = T(0), out_i, grad_state_i, grad_h_i;

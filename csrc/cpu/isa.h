@@ -1,6 +1,6 @@
 // Instruction sets. A kernel that gains from wider vectors is one source file, compiled once for each set with
-// -DIVAN_ISA=portable|avx2|avx512 and that set's flags, its functions in namespace ivan_fast::cpu::IVAN_ISA. Beside it a
-// plain file declares them with IVAN_ISA_DECLARE and picks one at run time with IVAN_ISA_CALL.
+// -DIVAN_ISA=portable|avx2|avx512 and that set's flags, its functions in namespace ivan_fast::cpu::IVAN_ISA. Beside it
+// a plain file declares them with IVAN_ISA_DECLARE and picks one at run time with IVAN_ISA_CALL.
 #pragma once
 
 namespace ivan_fast::cpu {
@@ -24,22 +24,30 @@ Isa active_isa();
 }  // namespace ivan_fast::cpu
 
 #if defined(__x86_64__)
-#define IVAN_ISA_DECLARE(...)            \
-  namespace portable { __VA_ARGS__; }    \
-  namespace avx2 { __VA_ARGS__; }        \
-  namespace avx512 { __VA_ARGS__; }
-#define IVAN_ISA_CALL(...)                                 \
-  switch (::ivan_fast::cpu::active_isa()) {                \
-    case ::ivan_fast::cpu::Isa::kAvx512:                   \
-      return avx512::__VA_ARGS__;                          \
-    case ::ivan_fast::cpu::Isa::kAvx2:                     \
-      return avx2::__VA_ARGS__;                            \
-    case ::ivan_fast::cpu::Isa::kPortable:                 \
-      break;                                               \
-  }                                                        \
+#define IVAN_ISA_DECLARE(...) \
+  namespace portable {        \
+  __VA_ARGS__;                \
+  }                           \
+  namespace avx2 {            \
+  __VA_ARGS__;                \
+  }                           \
+  namespace avx512 {          \
+  __VA_ARGS__;                \
+  }
+#define IVAN_ISA_CALL(...)                  \
+  switch (::ivan_fast::cpu::active_isa()) { \
+    case ::ivan_fast::cpu::Isa::kAvx512:    \
+      return avx512::__VA_ARGS__;           \
+    case ::ivan_fast::cpu::Isa::kAvx2:      \
+      return avx2::__VA_ARGS__;             \
+    case ::ivan_fast::cpu::Isa::kPortable:  \
+      break;                                \
+  }                                         \
   return portable::__VA_ARGS__
 #else
 #define IVAN_ISA_DECLARE(...) \
-  namespace portable { __VA_ARGS__; }
+  namespace portable {        \
+  __VA_ARGS__;                \
+  }
 #define IVAN_ISA_CALL(...) return portable::__VA_ARGS__
 #endif

@@ -8,10 +8,10 @@ namespace {
 
 template <typename T>
 struct Operands {
-  const T *state, *h, *g, *grad;                                   // [N, inner], own batch strides
-  T *out, *grad_state, *grad_h;                                    // [N, inner], contiguous
-  std::int64_t state_stride, h_stride, g_stride, grad_stride;      // in packs
-  std::int64_t packs, inner;                                       // all packs; packs of a sample
+  const T *state, *h, *g, *grad;                               // [N, inner], own batch strides
+  T *out, *grad_state, *grad_h;                                // [N, inner], contiguous
+  std::int64_t state_stride, h_stride, g_stride, grad_stride;  // in packs
+  std::int64_t packs, inner;                                   // all packs; packs of a sample
   T clamp;
 };
 

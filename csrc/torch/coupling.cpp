@@ -49,9 +49,8 @@ struct Call {
 struct OnCpu {
   explicit OnCpu(const Tensor&) {}
   void operator()(const CouplingParams& params) const {
-    torch::stable::parallel_for(0, params.batch * params.inner, kGrain, [&](int64_t begin, int64_t end) {
-      cpu::affine_coupling(params, begin, end);
-    });
+    torch::stable::parallel_for(0, params.batch * params.inner, kGrain,
+                                [&](int64_t begin, int64_t end) { cpu::affine_coupling(params, begin, end); });
   }
 };
 

@@ -52,7 +52,8 @@ inline DType state_dtype(const char* op, const char* name, const Tensor& t) {
 }
 
 // `t` must have the dtype and the device of `state`, the op's first argument.
-inline void check_alike(const char* op, const char* state_name, const Tensor& state, const char* name, const Tensor& t) {
+inline void check_alike(const char* op, const char* state_name, const Tensor& state, const char* name,
+                        const Tensor& t) {
   check(t.scalar_type() == state.scalar_type(), op, ": ", name, " is ", torch::headeronly::toString(t.scalar_type()),
         " but ", state_name, " is ", torch::headeronly::toString(state.scalar_type()), "; they must be the same");
   check(t.device() == state.device(), op, ": ", name, " and ", state_name, " are on different devices");

@@ -73,8 +73,8 @@ void test_mix(DType dtype, std::int64_t batch, std::int64_t channels, std::int64
   Buffer<T> y(batch * sample), grad_x(batch * sample), grad_weight(channels * channels);
   const std::int64_t chunks = mix_chunks(batch, pixels);
   Buffer<double> partial(chunks * channels * channels);
-  cpu::channel_mix({dtype, batch, channels, pixels, {x.data.get(), stride}, {weight.data.get(), channels}, y.data.get()},
-                   0, chunks);
+  cpu::channel_mix(
+      {dtype, batch, channels, pixels, {x.data.get(), stride}, {weight.data.get(), channels}, y.data.get()}, 0, chunks);
   const ChannelMixBackwardParams backward{dtype,
                                           batch,
                                           channels,

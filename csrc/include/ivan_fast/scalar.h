@@ -1,9 +1,9 @@
 // Scalar formulas of the ops, the one place they are written: used by the CPU and by the CUDA kernels.
 //
-// Every multiply-add is explicit and compilers are told not to contract others (-ffp-contract=off, -fmad=false), so that
-// the forward, inverse and recomputing kernels round alike wherever they share a formula.
-// Host functions have internal linkage: each file is compiled for several instruction sets, and the linker must never
-// give one set's code to another.
+// Every multiply-add is explicit and compilers are told not to contract others (-ffp-contract=off, -fmad=false), so
+// that the forward, inverse and recomputing kernels round alike wherever they share a formula. Host functions have
+// internal linkage: each file is compiled for several instruction sets, and the linker must never give one set's code
+// to another.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -53,8 +53,8 @@ struct ExpConstants<float> {
   using Bits = std::uint32_t;
   static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // n * kLn2High is exact
-  static constexpr float kMin = -104.0f, kMax = 89.0f;  // beyond: exp is 0, or infinite
-  static constexpr float kMinNormal = -87.0f;           // exp is still a normal number
+  static constexpr float kMin = -104.0f, kMax = 89.0f;                        // beyond: exp is 0, or infinite
+  static constexpr float kMinNormal = -87.0f;                                 // exp is still a normal number
   static constexpr int kTerms = 8, kMantissaBits = 23, kExponentBias = 127;
 };
 
