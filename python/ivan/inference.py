@@ -135,7 +135,7 @@ def predictor_of(run: Path, weights: Path | None, settings: dict[str, Any], devi
 
     Args:
         run: run folder; where it holds no config.json, `settings` must name the modalities.
-        weights: other weights for it: a run folder, .safetensors or a public .pth; None: its newest checkpoint.
+        weights: other weights for it: a run, .safetensors or a public .pth; None: its newest checkpoint.
         settings: fields of TrainConfig for a network without a run.
 
     Without a run there are no recorded scales: its images are written in normalised units (1 is the

@@ -31,9 +31,11 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(arguments, prog_name="ivan", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # Typer makes this of a Ctrl-C
+            return _fail("stopped", 130)
         return code if isinstance(code, int) else 0
-    except KeyboardInterrupt as stop:
-        return _fail(str(stop) or "stopped", getattr(stop, "exit_code", 130))
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
     except BrokenPipeError:  # the reader of a pipe has left, as in 'ivan info | head -1'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

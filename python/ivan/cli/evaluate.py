@@ -47,7 +47,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="reference|each|none",
-            help="Divide both by the reference's 99.5th foreground percentile, each by its own, or by nothing.",
+            help="Divide both by the reference's 99.5th percentile, each by its own, or by nothing.",
             rich_help_panel=_FILES,
         ),
     ] = "reference",

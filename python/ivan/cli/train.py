@@ -43,8 +43,11 @@ def train(
 
       ivan train --task 1to1 --root1 DATA/T1 --root2 DATA/T2 --out_path EXP
     """
-    from ivan.training import fit
+    from ivan.errors import RunError
+    from ivan.training import Stopped, fit
 
-    fit(
+    settings = shortform.expand(settings, task, out_path, (root1, root2, root3))
+    try:
+        fit(
         resume=resume, progress=not quiet, **shortform.expand(settings, task, out_path, (root1, root2, root3))
     )

@@ -68,7 +68,7 @@ def evaluate_folders(
         "each": f"each image by its own {percentile:g}th foreground percentile",
         "none": "none",
     }
-    protocol: dict[str, Any] = {
+    common: dict[str, Any] = {
         "scaling": words[scale],
         "data range": span,
         "mask": mask_words(mask),
@@ -76,7 +76,7 @@ def evaluate_folders(
         "prediction": str(prediction),
         "reference": str(reference),
     }
-    return Evaluation(rows, protocol, views)
+    return Evaluation(rows, common, views)
 
 
 def find_pairs(prediction: Path, reference: Path) -> list[Pair]:

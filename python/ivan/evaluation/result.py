@@ -118,7 +118,7 @@ class Evaluation:
             if better
         ]
         rows = [MetricRow(row.case, row.target, row.values, row.direction) for row in self.cases]
-        return MetricTable(columns, rows)
+        return MetricTable(columns, rows, self.protocol)
 
 
 def write(result: Evaluation, out: Path, run: Path | None = None) -> list[Path]:
@@ -134,13 +134,12 @@ def write(result: Evaluation, out: Path, run: Path | None = None) -> list[Path]:
         out / "report.html",
         title=f"Evaluation of {run}" if run else "Evaluation",
         summary=[
-            f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB over {mean['cases']} cases"
+            f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB"
         ],
         config=config or None,
         history=history,
         cases=result.views,
         metrics=result.to_table(),
-        notes=[f"{name}: {value}" for name, value in result.protocol.items()],
         warnings=["Some of these cases were trained on."]
         if any(row.in_training for row in result.cases)
         else [],

@@ -106,7 +106,7 @@ def evaluate_cases(
                 )
                 views.append(view)
             say(f"evaluated {item.case.name}")
-    protocol: dict[str, Any] = {
+    common: dict[str, Any] = {
         "scaling": f"each volume by its own {config.percentile:g}th foreground percentile"
         if config.normalise == "percentile"
         else "none (the run was trained with --normalise none)",
@@ -116,7 +116,7 @@ def evaluate_cases(
         "clipping": "predictions below 0 are set to 0 where the training images had no negative values",
         "checkpoint": str(predictor.origin),
     }
-    return Evaluation(rows, protocol, views)
+    return Evaluation(rows, common, views)
 
 
 def _range_of(item: CaseRange, bounds: tuple[int, int | None]) -> CaseRange:

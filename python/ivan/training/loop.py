@@ -70,7 +70,7 @@ class Trainer:
         config: TrainConfig,
         fabric: Any,
         run: Path,
-        model: nn.Module,
+        model: IVAN,
         aug: Any,
         batches: Any,
         validation: Any,

@@ -210,7 +210,6 @@ def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> 
             "device": str(trainer.device),
             "threads": torch.get_num_threads(),
         },
-        notes=[f"{name}: {value}" for name, value in found.protocol.items()],
     )
 
 
