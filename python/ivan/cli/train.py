@@ -48,6 +48,8 @@ def train(
 
     settings = shortform.expand(settings, task, out_path, (root1, root2, root3))
     try:
-        fit(
-        resume=resume, progress=not quiet, **shortform.expand(settings, task, out_path, (root1, root2, root3))
-    )
+        fit(resume=resume, progress=not quiet, **settings)
+    except Stopped as stop:  # Typer would take it for a Ctrl-C of its own and drop the message
+        error = RunError(str(stop))
+        error.exit_code = stop.exit_code
+        raise error from None
