@@ -101,6 +101,7 @@ def test_absent_nilearn_names_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "ivan_fast\[demo\]"'):
         run_demo(tmp_path / "demo")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_table_is_the_best_pixelwise_map() -> None:

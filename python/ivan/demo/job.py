@@ -61,12 +61,15 @@ def run_demo(out: str | Path = "demo-run", *, minutes: float = 2.75, steps: int 
         InputError: nilearn is absent, `out` is not empty and not an earlier demo, or a bad argument.
         RunError: something cannot be written.
     """
-    if not 0 < minutes <= 24 * 60 or steps < 0:
-        raise InputError(
-            f"ivan demo: minutes {minutes}, steps {steps}; expected minutes above 0, steps at least 0"
-        )
+    if not 0 < minutes <= 24 * 60:
+        raise InputError(f"--minutes: {minutes} given, expected more than 0 and at most a day")
+    if steps < 0:
+        raise InputError(f"steps: {steps} given, expected at least 1, or 0 for as many as fit the minutes")
+    from .phantom import maps_folder
+
     out = Path(out)
     started = time.monotonic()
+    maps_folder()  # before anything is written
     _prepare(out)
     _say(started, "1/5  Building volumes from the MNI152 template: T1 (real), T2 and PD (simulated contrast)")
     _build(out, seed)
@@ -203,7 +206,7 @@ def _with_baseline(result: Evaluation, predictor: Predictor, out: Path) -> Any:
         )
         numbers = {name: float(value) for name, value in values.items()}
         rows += [row, MetricRow(row.case, row.target, numbers, row.direction, TABLE)]
-    return MetricTable(table.columns, rows)
+    return MetricTable(table.columns, rows, table.protocol)
 
 
 def round_trip(predictor: Predictor, out: Path) -> float:
@@ -250,7 +253,6 @@ def _report(out: Path, result: Evaluation, table: Any, steps: int, error: float)
             f"noise {NOISE:.0%} of the CSF signal.",
             f'"{TABLE}": the least-squares best table from the source values of a pixel to its target value, '
             "fitted on the training slabs. What beats it was learnt from the neighbourhood of a pixel.",
-            *(f"{name}: {value}" for name, value in result.protocol.items()),
         ],
         simulated=SIMULATED,
     )

@@ -74,9 +74,7 @@ def maps_folder() -> Path:
     """
     spec = importlib.util.find_spec("nilearn")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"ivan demo: the MNI152 template comes with the nilearn package, which is absent; {_INSTALL}"
-        )
+        raise InputError(f"nilearn: absent, but the demo's MNI152 template comes with it; {_INSTALL}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
     for kind in ("t1", "gm", "wm"):
         if not (folder / _MAPS.format(kind)).is_file():

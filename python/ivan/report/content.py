@@ -84,7 +84,14 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class MetricTable:
-    """A sortable table of metrics with the protocol of every column."""
+    """A sortable table of metrics.
+
+    Attributes:
+        columns: the metrics, each with its own protocol.
+        rows: the numbers.
+        protocol: what holds for all of them: scaling, data range, mask, weights.
+    """
 
     columns: Sequence[Column] = ()
     rows: Sequence[MetricRow] = field(default_factory=tuple)
+    protocol: Mapping[str, object] = field(default_factory=dict)

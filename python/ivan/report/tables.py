@@ -56,7 +56,9 @@ def metric_section(table: MetricTable) -> str:
         button = f'<button type="button">{escape(column.label)}{unit}</button>'
         cells.append(f'<th scope="col" class="number">{button}{small}</th>')
     lines = [_metric_row(table, row, best) for row in table.rows]
-    protocol = "".join(f"<dt>{escape(c.label)}</dt><dd>{escape(c.protocol)}</dd>" for c in table.columns)
+    said = [(name.capitalize(), str(value)) for name, value in table.protocol.items()]
+    said += [(column.label, column.protocol) for column in table.columns]
+    protocol = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said)
     return (
         '<section id="metrics"><h2>Metrics</h2><div class="scroller"><table class="sortable"><thead><tr>'
         f"{''.join(cells)}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"

@@ -102,7 +102,7 @@ def write_report(
         cases: images for the slice viewer, 8 bits each in the page; the file stays below about 15 MB.
         metrics: the table, see `MetricTable`.
         environment: versions, processor, threads; None: those of this process.
-        notes, warnings: one line each, shown above the images.
+        notes, warnings: one line each; warnings stand above the images.
         simulated: modalities whose images were computed from a model, not measured; labelled wherever shown.
 
     Returns:
@@ -143,8 +143,8 @@ def write_report(
                 f'<a href="#{anchor}">{name}</a>' for anchor, name, present in sections if present
             ),
             "alerts": alert("simulated", "Simulated contrast", label)
-            + alert("warning", "Warnings", warnings)
-            + alert("note", "Notes", notes),
+            + alert("warning", "Warnings", warnings),
+            "notes": alert("note", "Notes", notes),
             "headline": headline(table),
             "viewer": viewer if payloads else "",
             "metrics": metric_section(table),
