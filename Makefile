@@ -67,7 +67,7 @@ gpu-check: $(STAMPS)/install
 	$(BIN)/pytest -q -m gpu $(PYTEST_ARGS)
 
 bench: $(STAMPS)/install
-	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' --benchmark-group-by=group $(PYTEST_ARGS)
+	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' $(PYTEST_ARGS)
 
 lint: $(STAMPS)/lint-tools $(STAMPS)/install
 	$(BIN)/ruff check .

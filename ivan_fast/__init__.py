@@ -6,7 +6,8 @@ from typing import Any
 import torch  # noqa: F401  (its libraries must be loaded before ours)
 
 # _C registers torch.ops.ivan_fast; there is no fallback without it.
-from ivan_fast import _C, ops, reference
+import ivan_fast._C as _C
+from ivan_fast import ops, reference
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1
 from ivan_fast.reversible import InversionDriftWarning, ReversibleSequential
 
