@@ -1,8 +1,7 @@
 """The network in plain eager PyTorch, as the yardstick of every speed and memory claim.
 
-The same operations in the same order as the published network (design: NCHW convolutions, `torch.cat` before each of them,
-every activation stored by autograd), written from the paper's formulas. It loads the weights of an `ivan.IVAN`, so that both
-compute the same function.
+The same operations in the same order as the published network (NCHW convolutions, `torch.cat` before each of
+them, every activation stored by autograd), written from the paper's formulas.
 """
 
 from __future__ import annotations
@@ -13,9 +12,11 @@ from torch import Tensor, nn
 
 
 class EagerDenseBlock(nn.Module):
-    """Five 3x3 convolutions, each on the concatenation of the input and all earlier outputs: [N, in, H, W] -> [N, out, H, W]."""
+    """Five 3x3 convolutions, each on the input and all earlier outputs: [N, in, H, W] -> [N, out, H, W]."""
 
-    def __init__(self, in_channels: int, out_channels: int, growth: int = 32, negative_slope: float = 0.2) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, growth: int = 32, negative_slope: float = 0.2
+    ) -> None:
         super().__init__()
         self.negative_slope = negative_slope
         widths = [growth] * 4 + [out_channels]
@@ -34,7 +35,7 @@ class EagerDenseBlock(nn.Module):
 
 
 class EagerBlock(nn.Module):
-    """One invertible block: a 1x1 convolution `mix` [C, C], then the affine coupling on the split k | C - k."""
+    """One invertible block: a 1x1 convolution [C, C], then the affine coupling on the split k | C - k."""
 
     def __init__(self, channels: int, split: int, growth: int, clamp: float) -> None:
         super().__init__()
