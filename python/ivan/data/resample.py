@@ -96,7 +96,15 @@ def _interpolate(reference: Volume, moving: Volume) -> np.ndarray:
     sigma = np.where(step > 1.5, np.sqrt(np.maximum(step**2 - 1, 0) / (8 * np.log(2))), 0.0)
     if sigma.any():
         data = gaussian_filter(data, sigma, mode="nearest")
-    image = MetaTensor(torch.from_numpy(data[None]), affine=torch.from_numpy(moving.affine))
+    # Along an axis of length 1 MONAI would repeat the slice everywhere: it gets a margin of what is outside,
+    # and a grid with such an axis is widened by one voxel that is cut off again.
+    margin = [int(extent == 1) for extent in data.shape]
+    affine = moving.affine.copy()
+    affine[:3, 3] -= moving.affine[:3, :3] @ np.array(margin)
+    data = np.pad(data, [(width, width) for width in margin])
+    size = [max(extent, 2) for extent in reference.data.shape]
+    image = MetaTensor(torch.from_numpy(data[None]), affine=torch.from_numpy(affine))
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=np.float64)
-    result = resample(image, dst_affine=torch.from_numpy(reference.affine), spatial_size=reference.data.shape)
-    return np.ascontiguousarray(result.numpy()[0].astype(np.float32) + np.float32(outside))
+    result = resample(image, dst_affine=torch.from_numpy(reference.affine), spatial_size=size)
+    x, y, z = reference.data.shape
+    return np.ascontiguousarray(result.numpy()[0, :x, :y, :z].astype(np.float32) + np.float32(outside))

@@ -95,6 +95,28 @@ def test_outside_gets_the_smallest_value(save_nifti):
     assert overlap(first, second) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_single_slices(save_nifti, axis):
+    """A grid of one slice is filled from the right place; one slice fills its own place and no other."""
+    shape = [9, 8, 7]
+    grid, coarser = np.eye(4), np.diag([1.25, 1.25, 1.25, 1])
+    volume = read_volume(save_nifti("volume.nii", ramp(grid, shape), grid))
+    one = [5, 5, 5]
+    one[axis] = 1
+    coarser[axis, 3] = 3.5
+    single = read_volume(save_nifti("slice.nii", ramp(coarser, one), coarser))
+    result, _ = on_grid_of(single, volume)
+    assert np.allclose(result, single.data, atol=1e-2)
+    coarser[axis, 3] = 3
+    single = read_volume(save_nifti("slice.nii", ramp(coarser, one), coarser))
+    result, _ = on_grid_of(volume, single)
+    elsewhere = np.delete(result, [2, 3, 4], axis=axis)
+    assert np.allclose(elsewhere, single.data.min(), atol=1e-2)
+    place = [slice(0, 5)] * 3
+    place[axis] = slice(3, 4)
+    assert np.allclose(result[tuple(place)], volume.data[tuple(place)], atol=1e-2)
+
+
 def test_fine_detail_is_blurred_before_coarse_sampling(save_nifti):
     """A checkerboard much finer than the grid becomes its mean, not one of its two values."""
     board = np.indices((32, 32, 32)).sum(axis=0) % 2
