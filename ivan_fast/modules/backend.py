@@ -45,6 +45,13 @@ def checked_backend(name: str) -> str:
     return name
 
 
+def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
+    """A float64 state in the dtype of the module's parameters; anything else as it is."""
+    if x.dtype != torch.float64:
+        return x
+    return x.to(next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype))
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Suspends autocast: the state between blocks is never rounded to half precision."""
     kind = x.device.type

@@ -50,21 +50,20 @@ class InvertibleConv1x1(BackendModule):
         self.log_s.copy_(torch.log(pivots.abs()))
         self.upper.copy_(torch.triu(upper, 1))
 
-    def weight(self) -> Tensor:
-        """W ``[C, C]``, differentiable, in the dtype of the parameters."""
+    def weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """W ``[C, C]``, differentiable, assembled in the dtype of the parameters and given in `dtype`."""
         left, right = self._factors()
-        return self.p @ (left @ right)
+        return (self.p @ (left @ right)).to(dtype or self.lower.dtype)
 
-    def inverse_weight(self) -> Tensor:
-        """The inverse ``[C, C]`` of the rounded W, computed in float64: ``W^-1 W`` stays within rounding of I."""
-        weight = self.weight()
-        inverse, _ = torch.linalg.inv_ex(weight.double())
-        return inverse.to(weight.dtype)
+    def inverse_weight(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The inverse ``[C, C]`` of the very W that `weight` gives, computed in float64 and given in `dtype`."""
+        inverse, _ = torch.linalg.inv_ex(self.weight().double())
+        return inverse.to(dtype or self.lower.dtype)
 
     def parameter_gradients(self, grad_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients ``(grad_lower, grad_log_s, grad_upper)`` from that of W, ``[C, C]``."""
         left, right = self._factors()
-        grad_product = self.p.t() @ grad_weight  # of left @ right
+        grad_product = self.p.t() @ grad_weight.to(self.p.dtype)  # of left @ right
         grad_left = grad_product @ right.t()
         grad_right = left.t() @ grad_product
         grad_log_s = grad_right.diagonal() * right.diagonal()
@@ -73,12 +72,12 @@ class InvertibleConv1x1(BackendModule):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``."""
         with full_precision(x):
-            return self.functions.channel_mix(x, self.weight())
+            return self.functions.channel_mix(x, self.weight(x.dtype))
 
     def inverse(self, y: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``; ``inverse(forward(x)) == x`` up to rounding."""
         with full_precision(y):
-            return self.functions.channel_mix(y, self.inverse_weight())
+            return self.functions.channel_mix(y, self.inverse_weight(y.dtype))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         identity = torch.eye(self.channels, dtype=self.lower.dtype, device=self.lower.device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ivan_fast.modules.backend import BackendModule, full_precision
+from ivan_fast.modules.backend import BackendModule, as_parameters, full_precision
 
 if TYPE_CHECKING:
     from ivan_fast.reversible.replay import Recorder
@@ -80,6 +80,7 @@ class AffineCoupling(BackendModule):
     def _subnet(self, name: str, x: Tensor, like: Tensor, recorder: Recorder | None) -> Tensor:
         """Output of one subnet in the dtype of the state; its shape must be that of `like`."""
         subnet: nn.Module = getattr(self, name)
+        x = as_parameters(subnet, x)
         out = subnet(x) if recorder is None else recorder.call(name, subnet, x)
         if out.shape != like.shape:
             raise ValueError(

@@ -68,7 +68,7 @@ class DenseBlock(BackendModule):
 
     def compute_for(self, x: Tensor) -> str:
         """The arithmetic this block uses for ``x`` here and now: ``compute``, or what autocast asks for."""
-        if x.dtype == torch.float64:
+        if self.weights[0].dtype == torch.float64:
             return "strict"
         if self.compute is not None:
             return self.compute
@@ -89,8 +89,7 @@ class DenseBlock(BackendModule):
             )
         compute = self.compute_for(x)
         with full_precision(x):
-            if compute in _AUTOCAST_COMPUTE.values():
-                x = x.to(self.weights[0].dtype)
+            x = x.to(self.weights[0].dtype)
             return self.functions.dense_block(
                 x, list(self.weights), list(self.biases), self.negative_slope, compute
             )

@@ -29,13 +29,19 @@ class Pass:
     Args:
         chain: the module. steps: its blocks in the order they run.
         memory: ``"invert"`` or ``"boundary"``.
-        x: the input, ``[N, C, H, W]``. tol: of the guard.
+        x: the input, ``[N, C, H, W]``. dtype: of the states in between. tol: of the guard.
     """
 
     def __init__(
-        self, chain: ReversibleSequential, steps: list[Step], memory: str, x: Tensor, tol: float
+        self,
+        chain: ReversibleSequential,
+        steps: list[Step],
+        memory: str,
+        x: Tensor,
+        dtype: torch.dtype,
+        tol: float,
     ) -> None:
-        self.chain, self.steps, self.memory, self.tol = chain, steps, memory, tol
+        self.chain, self.steps, self.memory, self.dtype, self.tol = chain, steps, memory, dtype, tol
         self.recorders = [Recorder(x.device) for _ in steps]
         self.autocast = AutocastState(x.device)
         # The parameters as they are in this very call: functional_call may put others back afterwards.
@@ -74,7 +80,7 @@ class Pass:
 
     def inputs_of_blocks(self, x: Tensor) -> list[Tensor]:
         """The input of every block, recomputed from the chain's."""
-        inputs = [x]
+        inputs = [x.to(self.dtype)]
         for step, recorder in zip(self.steps[:-1], self.recorders[:-1], strict=True):
             inputs.append(step.rerun(inputs[-1], recorder))
         return inputs
@@ -87,7 +93,7 @@ class Pass:
             if grad_state is None:
                 break
             wanted = needs_x or i > self.stop
-            grad_state, more = self.steps[i].replay(inputs.pop(), grad_state, self.recorders[i], wanted)
+            grad_state, more = self.steps[i].replay(inputs.pop().to(self.dtype), grad_state, self.recorders[i], wanted)
             grads.add(more)
         return grad_state if needs_x else None, grads
 
@@ -99,7 +105,9 @@ class Pass:
         state, grad_state = y, grad
         for i in reversed(range(self.stop, len(self.steps))):
             wanted = needs_x or i > self.stop
-            state, found, more = self.steps[i].invert(state, grad_state, self.recorders[i], wanted)
+            state, found, more = self.steps[i].invert(
+                state, grad_state, self.recorders[i], wanted, guard.tiny(i)
+            )
             grads.add(more)
             guard.check(i, state, x if i == 0 else None, last=i == self.stop)
             if not wanted or (state.device.type == "cpu" and guard.tripped()):
@@ -150,14 +158,14 @@ class Chain(torch.autograd.Function):
     def forward(ctx: Any, run: Pass, x: Tensor, *trained: Tensor) -> Tensor:
         ctx.run = run
         ctx.set_materialize_grads(False)
-        state, inputs = x, []
+        state, inputs = x.to(run.dtype), []
         marks = Fingerprints(len(run.steps)) if run.memory == "invert" else None
         with run.autocast.restored():
             for i, (step, recorder) in enumerate(zip(run.steps, run.recorders, strict=True)):
                 if marks is not None:
                     marks.add(state)
                 elif i >= run.stop:
-                    inputs.append(state)
+                    inputs.append(state if i > 0 else x)
                 state = step.run(state, recorder)
         if marks is None:
             ctx.save_for_backward(*inputs if run.stop == 0 else (x, *inputs))
@@ -186,7 +194,7 @@ class Chain(torch.autograd.Function):
 
         with torch.no_grad(), run.autocast.restored():
             grad_x, sums = run.with_parameters(compute)
-        grads = [grad_x, *sums.of(run.trained)]
+        grads = [None if grad_x is None else grad_x.to(x.dtype), *sums.of(run.trained)]
         return None, *(_final(grads) if differentiable else grads)
 
 
@@ -214,7 +222,7 @@ def _differentiable_gradients(run: Pass, x: Tensor, grad_y: Tensor, needs_x: boo
     leaf = x.view_as(x) if needs_x else x
 
     def compute() -> Tensor:
-        state = leaf
+        state = leaf.to(run.dtype)
         for step, recorder in zip(run.steps, run.recorders, strict=True):
             state = step.rerun(state, recorder)
         return state

@@ -12,9 +12,12 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
 TOLERANCE_REDUCED = 1e-3
 """The same where subnets compute in bf16, fp16 or TF32: a last-bit drift flips roundings of their operands."""
 
-_VALUES = 1024
+NOISE = {torch.float64: 1e-14, torch.float32: 1e-6}
+"""A recovered value this small relative to its sample cannot be told from 0."""
+
+_VALUES = 512
 """Sampled values per sample, shared among the blocks of a chain: memory does not grow with depth."""
-_VALUES_PER_BLOCK = 32
+_VALUES_PER_BLOCK = 16
 """At least so many for each block."""
 
 
@@ -86,6 +89,10 @@ class Guard:
         self._blocks: list[int] = []
         self._drifts: list[Tensor] = []
 
+    def tiny(self, block: int) -> Tensor:
+        """``[N]``: recovered values of a block's input up to this are taken for 0."""
+        return self._scales[block] * NOISE.get(self._scales.dtype, 0.0)
+
     def check(self, block: int, recovered: Tensor, true: Tensor | None = None, last: bool = False) -> None:
         """Note the drift of the recovered input ``[N, ...]`` of a block; `true` is the whole of it where known.
 
@@ -96,6 +103,7 @@ class Guard:
         values = self._values[block]
         distance = _rms(self._sampler.sample(block, recovered) - values)
         drift = _ratio(distance, torch.maximum(self._scales[block], _rms(values)))
+        drift = drift + 0 * self._scales[block]  # a scale that overflowed must not hide a drift
         if true is not None:
             drift = torch.maximum(drift, _ratio(_rms(recovered - true), self._scales[block]))
         elif last:

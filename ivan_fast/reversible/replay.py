@@ -24,7 +24,7 @@ class Conditions:
     rng: dict[torch.device, Tensor] = field(default_factory=dict)
     """Generator states before the call, of the devices whose generator the call advanced."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
-    """Values before the call of the buffers it changed, by their name in the module."""
+    """Values before the call of the buffers it may have changed, by their name in the module."""
 
 
 NOTHING = Conditions()
@@ -46,17 +46,12 @@ class Recorder:
             return module(*args)
         rng = _generator_states(self.device, module)
         training = any(m.training for m in module.modules())
-        before = {n: (b, b._version, b.clone()) for n, b in module.named_buffers()} if training else {}
+        # Not only those whose version changes: batch norm updates its statistics without a trace.
+        buffers = {n: b.clone() for n, b in module.named_buffers()} if training else {}
         out = call_method(module, method, *args)
         used = {d: s for d, s in rng.items() if not torch.equal(s, _get_generator(d))}
-        after = dict(module.named_buffers()) if before else {}
-        changed = {
-            n: copy
-            for n, (buffer, version, copy) in before.items()
-            if after.get(n) is not buffer or buffer._version != version
-        }
-        if used or changed:
-            self._conditions[name] = Conditions(used, changed)
+        if used or buffers:
+            self._conditions[name] = Conditions(used, buffers)
         return out
 
 

@@ -11,7 +11,7 @@ from ivan_fast.modules.backend import BackendModule, checked_backend
 from ivan_fast.modules.dense_block import REDUCED_COMPUTE, DenseBlock
 from ivan_fast.reversible.chain import Chain, Pass, warn_of_drift
 from ivan_fast.reversible.guard import TOLERANCE, TOLERANCE_REDUCED
-from ivan_fast.reversible.steps import Step, make_step
+from ivan_fast.reversible.steps import OwnStep, Step, make_step
 
 MEMORY_POLICIES = ("invert", "boundary", "store")
 
@@ -41,7 +41,12 @@ class ReversibleSequential(nn.Module):
     """
 
     def __init__(
-        self, *blocks: nn.Module, memory: str = "invert", tol: float | None = None, backend: str | None = None
+        self,
+        *blocks: nn.Module,
+        memory: str = "invert",
+        tol: float | None = None,
+        backend: str | None = None,
+        state_dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         for i, block in enumerate(blocks):
@@ -54,6 +59,9 @@ class ReversibleSequential(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.memory = memory
         self.tol = tol
+        if state_dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"ReversibleSequential: state_dtype is {state_dtype}, expected float32 or float64")
+        self.state_dtype = state_dtype
         self.guard_trips = 0
         if backend is not None:
             checked_backend(backend)
@@ -107,19 +115,28 @@ class ReversibleSequential(nn.Module):
         wanted = torch.is_grad_enabled() and (
             x.requires_grad or any(p.requires_grad for p in self.parameters())
         )
-        if self.memory == "store" or not wanted or not steps:
-            for step in steps:
-                x = step.run(x, None)
+        if not steps:
             return x
-        run = Pass(self, steps, self.memory, x, self._tolerance(x))
-        return Chain.apply(run, x, *run.trained)
+        dtype = self._dtype_of_states(x, steps)
+        if self.memory == "store" or not wanted:
+            state = x.to(dtype)
+            for step in steps:
+                state = step.run(state, None)
+            return state.to(x.dtype)
+        run = Pass(self, steps, self.memory, x, dtype, self._tolerance(x, dtype))
+        return Chain.apply(run, x, *run.trained).to(x.dtype)
 
-    def _tolerance(self, x: Tensor) -> float:
+    def _dtype_of_states(self, x: Tensor, steps: list[Step]) -> torch.dtype:
+        """Somebody else's blocks get the dtype of the input: they may not be able to take another."""
+        widened = x.dtype == torch.float32 and all(isinstance(step, OwnStep) for step in steps)
+        return self.state_dtype if widened else x.dtype
+
+    def _tolerance(self, x: Tensor, dtype: torch.dtype) -> float:
         if self.tol is not None:
             return self.tol
-        if x.dtype == torch.float64:
-            return TOLERANCE[x.dtype]
-        return TOLERANCE_REDUCED if self._reduced_precision(x) else TOLERANCE.get(x.dtype, TOLERANCE_REDUCED)
+        if dtype != torch.float64 and self._reduced_precision(x):
+            return TOLERANCE_REDUCED
+        return TOLERANCE.get(dtype, TOLERANCE_REDUCED)
 
     def _reduced_precision(self, x: Tensor) -> bool:
         if _autocast_enabled(x):

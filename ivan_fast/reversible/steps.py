@@ -43,11 +43,11 @@ class Step:
         return Evaluation(self.block, self.method, x, recorder[""], needs_x).backward(grad_y)
 
     def invert(
-        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool
+        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor
     ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
-        """From the output: ``(x, grad_x, parameter gradients)``."""
+        """From the output: ``(x, grad_x, parameter gradients)``; `tiny` is that of `walk.without_noise`."""
         with torch.no_grad():
-            x = rerun(self.block, self._undo, y, recorder[""])
+            x = walk.without_noise(rerun(self.block, self._undo, y, recorder[""]), tiny)
         return (x, *self.replay(x, grad_y, recorder, needs_x))
 
 
@@ -68,18 +68,18 @@ class OwnStep(Step):
         return recorder.call("", self.block, x, recorder, method=self.method)
 
     def invert(
-        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool
+        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor
     ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
         state, grad, grads = y, grad_y, []
         layers = [self._mix, self._coupling]
         for layer in layers if self._inverse else reversed(layers):
             if isinstance(layer, AffineCoupling):
                 back = walk.coupling_inverse if self._inverse else walk.coupling_forward
-                state, grad, more = back(layer, state, grad, recorder)
+                state, grad, more = back(layer, state, grad, recorder, tiny)
                 grads += more
             elif isinstance(layer, InvertibleConv1x1):
                 back_mix = walk.mix_inverse if self._inverse else walk.mix_forward
-                state, grad, more = back_mix(layer, state, grad)
+                state, grad, more = back_mix(layer, state, grad, tiny)
                 grads += more
         return state, grad if needs_x else None, grads
 

@@ -1,6 +1,6 @@
 """Walking back through a block: its input and every gradient from its output, each subnet evaluated once.
 
-All states and gradients are ``[N, C, H, W]``. "forward" walks back through ``forward``, "inverse" through ``inverse``.
+All states and gradients are ``[N, C, H, W]``; `tiny` is that of `without_noise`. "forward" walks back through ``forward``, "inverse" through ``inverse``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleConv1x1
-from ivan_fast.modules.backend import full_precision
+from ivan_fast.modules.backend import as_parameters, full_precision
 from ivan_fast.reversible.replay import Conditions, Evaluation, ParameterGradients, Recorder
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -20,13 +20,22 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in _HOOKS)
 
 
+def without_noise(state: Tensor, tiny: Tensor) -> Tensor:
+    """A recovered state with 0 for what cannot be told from 0: values up to `tiny` ``[N]`` of their sample.
+
+    A black background under zero biases is exactly 0, and LeakyReLU's derivative there is its slope. Recovered as
+    rounding noise it would be the slope or 1 by chance, in every pixel of the background.
+    """
+    return torch.where(state.abs() <= tiny.reshape(-1, *[1] * (state.dim() - 1)), 0.0, state)
+
+
 def is_deterministic(coupling: AffineCoupling) -> bool:
     """Whether all three subnets are dense blocks, which draw no random numbers and change no buffers."""
     return all(type(net) is DenseBlock for net in (coupling.F, coupling.G, coupling.H))
 
 
 def coupling_forward(
-    coupling: AffineCoupling, y: Tensor, grad_y: Tensor, recorder: Recorder
+    coupling: AffineCoupling, y: Tensor, grad_y: Tensor, recorder: Recorder, tiny: Tensor
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(x, grad_x, parameter gradients)`` of ``y = coupling(x)``."""
     y1, y2 = coupling.parts(y)
@@ -38,21 +47,22 @@ def coupling_forward(
         x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
             y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
         )
+    x2 = without_noise(x2, tiny)
     grad_y1_h, grads_h = h.backward(grad_h)
     grad_x1 = _sum(grad_y1, grad_y1_g, grad_y1_h)
     f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, grad_x1, recorder["F"])
-    x = torch.cat([y1 - f, x2], 1)
+    x = torch.cat([without_noise(y1 - f, tiny), x2], 1)
     return x, torch.cat([grad_x1, _sum(grad_x2, grad_x2_f)], 1), grads_g + grads_h + grads_f
 
 
 def coupling_inverse(
-    coupling: AffineCoupling, x: Tensor, grad_x: Tensor, recorder: Recorder
+    coupling: AffineCoupling, x: Tensor, grad_x: Tensor, recorder: Recorder, tiny: Tensor
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(y, grad_y, parameter gradients)`` of ``x = coupling.inverse(y)``."""
     x1, x2 = coupling.parts(x)
     grad_x1, grad_x2 = coupling.parts(grad_x)
     f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, -grad_x1, recorder["F"])
-    y1 = x1 + f
+    y1 = without_noise(x1 + f, tiny)
     h = _evaluate(coupling.H, y1, recorder["H"])
     h_out = h.output.to(x.dtype)
     with full_precision(x):
@@ -64,26 +74,27 @@ def coupling_inverse(
     with full_precision(x):
         y2 = coupling.functions.affine_coupling_forward(x2, h_out, g, coupling.clamp)
     grad_y1 = _sum(grad_x1, grad_y1_g, grad_y1_h)
-    return torch.cat([y1, y2], 1), torch.cat([grad_y1, grad_y2], 1), grads_f + grads_h + grads_g
+    y = torch.cat([y1, without_noise(y2, tiny)], 1)
+    return y, torch.cat([grad_y1, grad_y2], 1), grads_f + grads_h + grads_g
 
 
 def mix_forward(
-    mix: InvertibleConv1x1, y: Tensor, grad_y: Tensor
+    mix: InvertibleConv1x1, y: Tensor, grad_y: Tensor, tiny: Tensor
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(x, grad_x, parameter gradients)`` of ``y = mix(x)``."""
     with full_precision(y):
-        x = mix.functions.channel_mix(y, mix.inverse_weight())
-        grad_x, grad_weight = mix.functions.channel_mix_backward(grad_y, x, mix.weight())
+        x = without_noise(mix.functions.channel_mix(y, mix.inverse_weight(y.dtype)), tiny)
+        grad_x, grad_weight = mix.functions.channel_mix_backward(grad_y, x, mix.weight(y.dtype))
         return x, grad_x, _mix_gradients(mix, grad_weight)
 
 
 def mix_inverse(
-    mix: InvertibleConv1x1, x: Tensor, grad_x: Tensor
+    mix: InvertibleConv1x1, x: Tensor, grad_x: Tensor, tiny: Tensor
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(y, grad_y, parameter gradients)`` of ``x = mix.inverse(y)``."""
     with full_precision(x):
-        inverse = mix.inverse_weight()
-        y = mix.functions.channel_mix(x, mix.weight())
+        inverse = mix.inverse_weight(x.dtype)
+        y = without_noise(mix.functions.channel_mix(x, mix.weight(x.dtype)), tiny)
         grad_y, grad_inverse = mix.functions.channel_mix_backward(grad_x, y, inverse)
         # d(W^-1) = -W^-1 dW W^-1
         grad_weight = -(inverse.t() @ grad_inverse @ inverse.t())
@@ -103,27 +114,28 @@ def _differentiate(
 ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
     """``(output in the dtype of x, grad_x, parameter gradients)`` in one evaluation."""
     if type(subnet) is not DenseBlock or has_hooks(subnet):
-        evaluation = Evaluation(subnet, "forward", x, conditions)
+        evaluation = Evaluation(subnet, "forward", as_parameters(subnet, x), conditions)
         return (evaluation.output.to(x.dtype), *evaluation.backward(grad_output))
     weights, biases = list(subnet.weights), list(subnet.biases)
     compute = subnet.compute_for(x)
+    own = weights[0].dtype
     with full_precision(x):
         out, grad_x, grad_weights, grad_biases = subnet.functions.dense_block_backward(
-            grad_output, x, weights, biases, subnet.negative_slope, compute
+            grad_output.to(own), x.to(own), weights, biases, subnet.negative_slope, compute
         )
     pairs = zip(weights + biases, [*grad_weights, *grad_biases], strict=True)
-    return out, grad_x, [(p, g) for p, g in pairs if p.requires_grad]
+    return out.to(x.dtype), grad_x, [(p, g) for p, g in pairs if p.requires_grad]
 
 
 def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions) -> Evaluation:
     """One evaluation, to be differentiated once the gradient of its output is known."""
     if type(subnet) is not DenseBlock or has_hooks(subnet):
-        return Evaluation(subnet, "forward", x, conditions)
+        return Evaluation(subnet, "forward", as_parameters(subnet, x), conditions)
     depth, compute = subnet.depth, subnet.compute_for(x)
 
     def run(leaf: Tensor, parameters: list[Tensor]) -> Tensor:
         return subnet.functions.dense_block(
-            leaf, parameters[:depth], parameters[depth:], subnet.negative_slope, compute
+            leaf.to(parameters[0].dtype), parameters[:depth], parameters[depth:], subnet.negative_slope, compute
         )
 
     with full_precision(x):
