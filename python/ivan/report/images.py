@@ -58,7 +58,7 @@ def _sheet(slices: np.ndarray, columns: int) -> str:
         .reshape(rows * height, columns * width)
     )
     buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "PNG", compress_level=9)
+    Image.fromarray(sheet).save(buffer, "PNG", compress_level=6)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

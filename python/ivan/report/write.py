@@ -113,7 +113,7 @@ def write_report(
         RunError: the file cannot be written.
     """
     if environment is None:
-        from ivan.cli.info import collect
+        from ivan.environment import collect
 
         environment = collect()
     table = metrics or MetricTable()
