@@ -22,8 +22,11 @@ TRAINING = {"lower": (-44.0, 2.0), "upper": (50.0, 72.0)}
 VALIDATION = {"validation": (38.0, 42.0)}
 UNSEEN = {"unseen": (10.0, 30.0)}
 # A smaller network than the paper's (8 blocks, growth 32) and a higher learning rate: minutes, not a day.
-BLOCKS, GROWTH, PATCH, LEARNING_RATE = 4, 16, 48, 3e-3
-FEWEST_STEPS, MOST_STEPS = 40, 1500
+BLOCKS, GROWTH, PATCH, LEARNING_RATE = 4, 16, 40, 3e-3
+WARMUP = 60  # steps; without it the first ones at this rate throw the network far off
+# T2's 99.9th percentile differs less between slabs with much and with little fluid than its 99.5th.
+PERCENTILE = 99.9
+FEWEST_STEPS, MOST_STEPS = 40, 3000
 VALIDATIONS = 10
 TABLE = "pixelwise table"
 
@@ -83,7 +86,14 @@ def run_demo(out: str | Path = "demo-run", *, minutes: float = 2.75, steps: int 
     import ivan
 
     every = max(1, steps // VALIDATIONS)
-    ivan.fit(config, max_steps=steps, epochs=steps, validate_every=every, log_every=max(1, steps // 50))
+    ivan.fit(
+        config,
+        max_steps=steps,
+        epochs=steps,
+        warmup_steps=min(WARMUP, steps // 5),
+        validate_every=every,
+        log_every=max(1, steps // 50),
+    )
 
     _say(started, "3/5  Synthesising the unseen slab: T2 from T1 + PD, then T1 and PD from T2 by the inverse")
     for inverse in (False, True):
@@ -153,7 +163,7 @@ def _config(out: Path, seed: int) -> TrainConfig:
         patch_size=PATCH,
         lr=LEARNING_RATE,
         schedule="cosine",
-        warmup_steps=10,
+        percentile=PERCENTILE,
         validation_slices=0,
         tensorboard=False,
         seed=seed,
@@ -252,7 +262,8 @@ def _report(out: Path, result: Evaluation, table: Any, steps: int, error: float)
             f"BrainWeb simulator (Kwan et al., IEEE TMI 18(11), 1999), bias field \u00b1{BIAS:.0%}, Rician "
             f"noise {NOISE:.0%} of the CSF signal.",
             f'"{TABLE}": the least-squares best table from the source values of a pixel to its target value, '
-            "fitted on the training slabs. What beats it was learnt from the neighbourhood of a pixel.",
+            "fitted on the training slabs. What beats it was learnt from the neighbourhood of a pixel. T2 is "
+            "computed from the same maps as PD, so forward the table comes close to what is possible at all.",
         ],
         simulated=SIMULATED,
     )
