@@ -45,7 +45,7 @@ class Pass:
         self.recorders = [Recorder(x.device) for _ in steps]
         self.autocast = AutocastState(x.device)
         # The parameters as they are in this very call: functional_call may put others back afterwards.
-        self._named = dict(chain.named_parameters())
+        self._named: dict[str, Tensor] = dict(chain.named_parameters())
         self._versions = {n: _version(p) for n, p in self._named.items()}
         self.trained = [p for p in self._named.values() if p.requires_grad]
         self.stop = 0 if x.requires_grad else self._first_trained()
@@ -69,7 +69,7 @@ class Pass:
     def with_parameters(self, function: Callable[[], Any], aliases: list[Tensor] | None = None) -> Any:
         """``function()`` with the chain's parameters as they were in the forward pass, or with aliases of the trained."""
         now = dict(self.chain.named_parameters())
-        wanted = dict(self._named)
+        wanted: dict[str, Tensor] = dict(self._named)
         if aliases is not None:
             trained = (n for n, p in self._named.items() if p.requires_grad)
             wanted |= dict(zip(trained, aliases, strict=True))
@@ -93,7 +93,9 @@ class Pass:
             if grad_state is None:
                 break
             wanted = needs_x or i > self.stop
-            grad_state, more = self.steps[i].replay(inputs.pop().to(self.dtype), grad_state, self.recorders[i], wanted)
+            grad_state, more = self.steps[i].replay(
+                inputs.pop().to(self.dtype), grad_state, self.recorders[i], wanted
+            )
             grads.add(more)
         return grad_state if needs_x else None, grads
 
@@ -190,7 +192,8 @@ class Chain(torch.autograd.Function):
         def compute() -> tuple[Tensor | None, Gradients]:
             if run.memory == "boundary":
                 return run.replay(saved if run.stop == 0 else saved[1:], grad_y, ctx.needs_input_grad[1])
-            return run.gradients(*saved, grad_y, ctx.needs_input_grad[1])
+            _, y, values, norms = saved
+            return run.gradients(x, y, values, norms, grad_y, ctx.needs_input_grad[1])
 
         with torch.no_grad(), run.autocast.restored():
             grad_x, sums = run.with_parameters(compute)

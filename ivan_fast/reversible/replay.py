@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
+from ivan_fast.modules.backend import full_precision
 from ivan_fast.modules.dense_block import DenseBlock
 
 ParameterGradients = list[tuple[Tensor, Tensor]]
@@ -127,7 +128,8 @@ class Evaluation:
         del self._result
         if not result.requires_grad:
             return None, []
-        grads = list(torch.autograd.grad(result, leaves, grad_output.to(result.dtype), allow_unused=True))
+        with full_precision(grad_output):  # as in any backward: autocast is for the forward
+            grads = list(torch.autograd.grad(result, leaves, grad_output.to(result.dtype), allow_unused=True))
         grad_x = grads.pop(0) if self._x.requires_grad else None
         pairs = zip(self._parameters, grads, strict=True)
         return grad_x, [(p, g) for p, g in pairs if g is not None]

@@ -60,7 +60,9 @@ class ReversibleSequential(nn.Module):
         self.memory = memory
         self.tol = tol
         if state_dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"ReversibleSequential: state_dtype is {state_dtype}, expected float32 or float64")
+            raise ValueError(
+                f"ReversibleSequential: state_dtype is {state_dtype}, expected float32 or float64"
+            )
         self.state_dtype = state_dtype
         self.guard_trips = 0
         if backend is not None:

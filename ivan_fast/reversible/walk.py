@@ -135,7 +135,11 @@ def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions) -> Evaluatio
 
     def run(leaf: Tensor, parameters: list[Tensor]) -> Tensor:
         return subnet.functions.dense_block(
-            leaf.to(parameters[0].dtype), parameters[:depth], parameters[depth:], subnet.negative_slope, compute
+            leaf.to(parameters[0].dtype),
+            parameters[:depth],
+            parameters[depth:],
+            subnet.negative_slope,
+            compute,
         )
 
     with full_precision(x):

@@ -67,7 +67,9 @@ class Scaling(nn.Module):
         return y * (-self.log).exp()
 
 
-def gradients(chain: ReversibleSequential, x: Tensor, memory: str, direction: str = "forward") -> list[Tensor]:
+def gradients(
+    chain: ReversibleSequential, x: Tensor, memory: str, direction: str = "forward"
+) -> list[Tensor]:
     """Gradients of a fixed weighted sum of the output with respect to x (if wanted) and all trained parameters."""
     before = chain.memory
     chain.memory = memory

@@ -24,9 +24,7 @@ from ivan_fast.reversible import InversionDriftWarning
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("channels", "split", "size"), [(2, 1, (6, 5)), (5, 2, (1, 7)), (3, 2, (1, 1))])
-def test_policies_agree_in_float64(
-    direction: str, channels: int, split: int, size: tuple[int, int]
-) -> None:
+def test_policies_agree_in_float64(direction: str, channels: int, split: int, size: tuple[int, int]) -> None:
     chain = dense_chain(channels, split=split).double()
     x = torch.randn(3, channels, *size, dtype=torch.float64, requires_grad=True)
     stored = gradients(chain, x, "store", direction)
@@ -89,7 +87,9 @@ def test_guard_is_quiet_on_deep_healthy_chains(blocks: int) -> None:
     chain = dense_chain(2, blocks=blocks, nudge=0, last_gain=min(1, 8 / blocks))
     x = torch.rand(1, 2, 10, 10)
     for direction in DIRECTIONS:
-        assert distance(gradients(chain, x, "invert", direction), gradients(chain, x, "store", direction)) < 1e-3
+        assert (
+            distance(gradients(chain, x, "invert", direction), gradients(chain, x, "store", direction)) < 1e-3
+        )
     assert chain.guard_trips == 0
 
 
@@ -127,7 +127,9 @@ def test_guard_sees_a_single_bad_pixel_and_overflow() -> None:
 
         def inverse(self, y: Tensor) -> Tensor:
             x = super().inverse(y)
-            return x.index_put((torch.tensor(0), torch.tensor(1), torch.tensor(50), torch.tensor(50)), self.wrong)
+            return x.index_put(
+                (torch.tensor(0), torch.tensor(1), torch.tensor(50), torch.tensor(50)), self.wrong
+            )
 
     for wrong in (float("nan"), float("inf"), 1.0):
         block = Leaky()

@@ -46,7 +46,10 @@ def test_input_without_gradient_and_frozen_parts(memory: str, direction: str) ->
             if len(frozen) == 3 and not wants:
                 continue
             x = torch.rand(2, 2, 5, 6, requires_grad=wants)
-            assert distance(gradients(chain, x, memory, direction), gradients(chain, x, "store", direction)) < 1e-6
+            assert (
+                distance(gradients(chain, x, memory, direction), gradients(chain, x, "store", direction))
+                < 1e-6
+            )
 
 
 @pytest.mark.parametrize("memory", BOTH)
@@ -98,7 +101,9 @@ def test_autocast_is_restored_in_backward(memory: str) -> None:
             with torch.autocast("cpu", torch.bfloat16):
                 y = chain(x)
             assert y.dtype == torch.float32
-            results.append(torch.autograd.grad(y.square().sum(), [x, *chain.parameters()]))  # outside autocast
+            results.append(
+                torch.autograd.grad(y.square().sum(), [x, *chain.parameters()])
+            )  # outside autocast
         assert distance(*results) < 1e-6
         exact = gradients(chain, x, "store")
         assert chain.guard_trips == 0
@@ -126,7 +131,9 @@ def test_double_backward(memory: str) -> None:
         first.square().sum().backward()
     chain = dense_chain(blocks=2, growth=2, memory=memory, backend="reference").double()
     x = torch.rand(1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradgradcheck(lambda x, *_: chain(x), (x, chain[0].mix.log_s, chain[1].coupling.H.biases[4]))
+    assert torch.autograd.gradgradcheck(
+        lambda x, *_: chain(x), (x, chain[0].mix.log_s, chain[1].coupling.H.biases[4])
+    )
 
 
 @pytest.mark.parametrize("memory", BOTH)
@@ -216,26 +223,27 @@ def test_refusals() -> None:
         ReversibleSequential(state_dtype=torch.float16)
 
 
-def _train_in_parallel(rank: int, folder: str, memory: str) -> None:
+def _train_in_parallel(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    chain = dense_chain(blocks=2, memory=memory)
-    parallel = nn.parallel.DistributedDataParallel(chain)
-    x = torch.rand(2, 2, 5, 5)
-    for _ in range(2):  # accumulates
-        parallel(x[rank : rank + 1]).square().mean().backward()
-    torch.save(parameter_gradients(chain), os.path.join(folder, f"{rank}.pt"))
+    for memory in BOTH:
+        torch.manual_seed(0)
+        chain = dense_chain(blocks=2, memory=memory)
+        parallel = nn.parallel.DistributedDataParallel(chain)
+        x = torch.rand(2, 2, 5, 5)
+        for _ in range(2):  # accumulates
+            parallel(x[rank : rank + 1]).square().mean().backward()
+        torch.save(parameter_gradients(chain), os.path.join(folder, f"{memory}-{rank}.pt"))
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("memory", BOTH)
-def test_distributed_data_parallel(memory: str, tmp_path: Path) -> None:
-    mp.spawn(_train_in_parallel, (str(tmp_path), memory), nprocs=2)
+def test_distributed_data_parallel(tmp_path: Path) -> None:
+    mp.spawn(_train_in_parallel, (str(tmp_path),), nprocs=2)
     torch.manual_seed(0)
     chain = dense_chain(blocks=2, memory="store")
     x = torch.rand(2, 2, 5, 5)
     (2 * chain(x).square().mean()).backward()
     wanted = parameter_gradients(chain)
-    for rank in range(2):
-        assert distance(torch.load(tmp_path / f"{rank}.pt"), wanted) < 1e-6
+    for memory in BOTH:
+        for rank in range(2):
+            assert distance(torch.load(tmp_path / f"{memory}-{rank}.pt"), wanted) < 1e-6
