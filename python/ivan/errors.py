@@ -24,6 +24,6 @@ class InputError(IvanError):
 
 
 class RunError(IvanError):
-    """A run that failed although its input was good: disk full, permission lost, out of memory (exit code 1)."""
+    """A run that failed although its input was good: disk full, out of memory (exit code 1)."""
 
     exit_code = 1

@@ -60,6 +60,8 @@ def bidirectional_loss(
     norm: str | None = None,
     recipe: str = "notes",
     generator: torch.Generator | None = None,
+    source_inputs: Tensor | None = None,
+    target_inputs: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """``weight * |f(X) - Y| + |f^-1(Z) - X|`` with X, Y the augmented sources and targets.
 
@@ -81,6 +83,9 @@ def bidirectional_loss(
         recipe: ``notes`` or ``public``: the options not given, see `LOSS_RECIPES`.
         generator: of the noise of ``fill="noise"``; PyTorch's own by default, so that every step sees fresh
             noise.
+        source_inputs: ``[B, N, H, W]``: what f starts from, if not `sources`, which the reverse term is still
+            compared with. Sources with changed brightness teach f to ignore it.
+        target_inputs: ``[B, M, H, W]``: the same for f^-1 where it starts from the targets.
 
     Returns:
         Scalars ``total``, ``forward`` and ``reverse``, all with a graph; the last two without the weight.
@@ -100,12 +105,14 @@ def bidirectional_loss(
         generator = torch.default_generator
     x = aug.augment_sources(sources, generator)  # [B, C, H, W]
     y = aug.augment_targets(targets, generator)  # [B, C, H, W]
-    prediction = model(x)
+    prediction = model(x if source_inputs is None else aug.augment_sources(source_inputs, generator))
     if options["reverse_from"] == "prediction":
         prediction = prediction.clamp(0, 1)
         reconstruction = model.inverse(prediction).clamp(0, 1)
     else:
-        reconstruction = model.inverse(y)
+        reconstruction = model.inverse(
+            y if target_inputs is None else aug.augment_targets(target_inputs, generator)
+        )
     if options["supervise"] == "mean":
         forward = _distance(aug.collapse_targets(prediction), targets, options["norm"])
         reverse = _distance(aug.collapse_sources(reconstruction), sources, options["norm"])

@@ -194,3 +194,13 @@ def test_sources_and_targets_must_fit():
         ivan.bidirectional_loss(model, x[:1], y, aug)
     with pytest.raises(InputError, match="one channel a modality"):
         ivan.bidirectional_loss(model, torch.cat([x, x], 1), y, aug)
+
+
+def test_changed_inputs_are_compared_with_unchanged_images():
+    model, x, y, aug = task(1, 1)
+    dim, bright = 0.8 * x, 1.1 * y
+    parts = ivan.bidirectional_loss(model, x, y, aug, source_inputs=dim, target_inputs=bright)
+    forward = distance(model(aug.augment_sources(dim)), aug.augment_targets(y), "l2")
+    reverse = distance(model.inverse(aug.augment_targets(bright)), aug.augment_sources(x), "l2")
+    torch.testing.assert_close(parts["forward"], forward)
+    torch.testing.assert_close(parts["reverse"], reverse)

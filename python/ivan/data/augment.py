@@ -11,6 +11,8 @@ import numpy as np
 
 from ivan.errors import InputError
 
+INTENSITY_ON = ("inputs", "sources", "all")
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -27,9 +29,10 @@ class Augmentation:
             realistic.
         contrast: gamma from `1 / (1 + contrast)` to `1 + contrast` (MONAI RandAdjustContrast).
         brightness: multiply by a number from `1 - brightness` to `1 + brightness` (MONAI RandScaleIntensity).
-        intensity_on: `"sources"` changes the brightness of sources alone, which teaches the network to ignore
-            a scanner's whims but makes the reverse direction reproduce them; `"all"` changes sources and
-            targets with the same field, gamma and factor, which keeps the pair invertible.
+        intensity_on: `"inputs"` changes what each direction is given (the sources forward, the targets back)
+            and leaves what it is compared with as it was, which teaches both directions to ignore a scanner's
+            whims; `"sources"` changes the sources everywhere, so the reverse direction must reproduce the
+            change; `"all"` changes sources and targets everywhere with the same field, gamma and factor.
         probability: with which each of the MONAI changes happens.
 
     A zero (or False) switches a change off; all are off but flips and quarter turns, the published recipe.
@@ -43,7 +46,7 @@ class Augmentation:
     bias_field: float = 0.0
     contrast: float = 0.0
     brightness: float = 0.0
-    intensity_on: str = "sources"
+    intensity_on: str = "inputs"
     probability: float = 0.5
 
     def __post_init__(self) -> None:
@@ -58,8 +61,10 @@ class Augmentation:
                 )
         if not 0 <= self.probability <= 1:
             raise InputError(f"augmentation probability {self.probability}: expected a number from 0 to 1")
-        if self.intensity_on not in ("sources", "all"):
-            raise InputError(f"augmentation intensity_on {self.intensity_on!r}: expected sources or all")
+        if self.intensity_on not in INTENSITY_ON:
+            raise InputError(
+                f"augmentation intensity_on {self.intensity_on!r}: expected one of {', '.join(INTENSITY_ON)}"
+            )
 
     def prepare(self) -> None:
         """Import MONAI and build its transforms now, once, rather than in every worker process."""
@@ -114,14 +119,28 @@ class Augmentation:
         return stack
 
     def recolour(self, stack: np.ndarray, sources: int, rng: np.random.Generator) -> np.ndarray:
-        """Apply intensity changes to `[M, H, W]`, whose first `sources` channels are the sources."""
+        """Apply intensity changes to `[M, H, W]`, whose first `sources` channels are the sources.
+
+        With `"inputs"` sources and targets are changed independently: the result is what the two directions
+        start from, and `stack` itself is what they are compared with.
+        """
         if not self._intensity:
             return stack
         stack = stack.copy()
-        chosen = stack[:sources] if self.intensity_on == "sources" else stack
-        for transform in self._intensity:
-            chosen[...] = _run(transform, chosen, rng)
+        parts = {
+            "inputs": (stack[:sources], stack[sources:]),
+            "sources": (stack[:sources],),
+            "all": (stack,),
+        }
+        for part in parts[self.intensity_on]:
+            for transform in self._intensity if len(part) else ():
+                part[...] = _run(transform, part, rng)
         return stack
+
+    @property
+    def changes_inputs(self) -> bool:
+        """Whether what a direction starts from differs from what the other is compared with."""
+        return bool(self._intensity) and self.intensity_on == "inputs"
 
 
 def _run(transform: Any, stack: np.ndarray, rng: np.random.Generator) -> np.ndarray:

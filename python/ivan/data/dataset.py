@@ -25,7 +25,8 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     Items are `{"source": [N, H, W] float32, "target": [M, H, W] float32, "case": str, "slice": int}`:
     normalised slices, upright as `ivan.data.volume_to_slices` says; `slice` counts along the plane's RAS
-    axis.
+    axis. Where the augmentation changes inputs only, `"source_input"` and `"target_input"` of the same shapes
+    are what the forward and the reverse direction start from.
 
     For training, nearly empty slices are left out and slices are augmented and cropped; otherwise every
     slice of the ranges comes as it is. An item depends on (seed, epoch, index) alone, not on workers or on
@@ -219,17 +220,22 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
             stack = self._augmentation.warp(stack, rng)
         if self._patch is not None:
             stack = _random_patch(stack, self._patch, rng)
+        altered: dict[str, torch.Tensor] = {}
         if self._augmentation is not None:
             stack = self._augmentation.turn(stack, rng)
-            stack = self._augmentation.recolour(stack, len(self.sources), rng)
-        tensor = torch.from_numpy(np.array(stack, dtype=np.float32, order="C"))
+            recoloured = self._augmentation.recolour(stack, len(self.sources), rng)
+            if self._augmentation.changes_inputs:
+                inputs = self._sides(recoloured)
+                altered = {"source_input": inputs["source"], "target_input": inputs["target"]}
+            else:
+                stack = recoloured
         name, number = self.entries[index]
-        return {
-            "source": tensor[: len(self.sources)],
-            "target": tensor[len(self.sources) :],
-            "case": name,
-            "slice": number,
-        }
+        return {**self._sides(stack), **altered, "case": name, "slice": number}
+
+    def _sides(self, stack: np.ndarray) -> dict[str, torch.Tensor]:
+        """`[N + M, H, W]` as the tensors of sources and targets."""
+        tensor = torch.from_numpy(np.array(stack, dtype=np.float32, order="C"))
+        return {"source": tensor[: len(self.sources)], "target": tensor[len(self.sources) :]}
 
 
 def _random_patch(stack: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -244,8 +250,7 @@ def _random_patch(stack: np.ndarray, size: tuple[int, int], rng: np.random.Gener
 
 
 def collate_slices(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Batch items of `SliceDataset`: tensors `[B, N, H, W]` and `[B, M, H, W]`, lists of case names and
-    slices.
+    """Batch items of `SliceDataset`: tensors `[B, N or M, H, W]`, lists of case names and slices.
 
     Raises:
         InputError: the slices have different shapes; `ShapeBatchSampler` batches equal ones only.
@@ -257,9 +262,9 @@ def collate_slices(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"slices of different shapes in one batch ({listed}); use ShapeBatchSampler, a patch size "
             "or batch size 1"
         )
+    tensors = [name for name, value in items[0].items() if isinstance(value, torch.Tensor)]
     return {
-        "source": torch.stack([item["source"] for item in items]),
-        "target": torch.stack([item["target"] for item in items]),
+        **{name: torch.stack([item[name] for item in items]) for name in tensors},
         "case": [item["case"] for item in items],
         "slice": [item["slice"] for item in items],
     }

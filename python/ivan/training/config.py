@@ -58,7 +58,10 @@ class TrainConfig:
     contrast: float = setting(0.0, "Data", "Augment by gamma of up to 1 + this.", at_least=0)
     brightness: float = setting(0.0, "Data", "Augment by factors of up to 1 + this.", at_least=0, below=1)
     intensity_on: str = setting(
-        "sources", "Data", "Images whose intensities are augmented.", choices=("sources", "all")
+        "inputs",
+        "Data",
+        "Images whose intensities are augmented; inputs: what each direction starts from.",
+        choices=("inputs", "sources", "all"),
     )
     min_foreground: float = setting(
         0.02, "Data", "Skip training slices with less foreground than this share.", at_least=0, at_most=1

@@ -129,12 +129,12 @@ class Batches:
         """Batches of an epoch, the same in every process."""
         return self._count
 
-    def epoch(self, epoch: int, position: int) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
-        """Sources [B, N, H, W], targets [B, M, H, W] and names of the slices, from batch `position` on."""
+    def epoch(self, epoch: int, position: int) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
+        """Tensors of `SliceDataset` items by key, and names of the slices, from batch `position` on."""
         self._dataset.set_epoch(epoch)
         self._sampler.set_epoch(epoch, position)
         for batch in self._loader:
             names = [
                 f"{case} slice {index}" for case, index in zip(batch["case"], batch["slice"], strict=True)
             ]
-            yield batch["source"], batch["target"], names
+            yield {key: value for key, value in batch.items() if isinstance(value, Tensor)}, names

@@ -39,9 +39,12 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.aug, self.options = model, aug, options
 
-    def forward(self, sources: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """[N, S, H, W] and [N, T, H, W] to the losses `total`, `forward` and `reverse`, scalars."""
-        return bidirectional_loss(self.model, sources, targets, self.aug, **self.options)
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of `SliceDataset` items, [B, modalities, H, W], to the three losses, scalars."""
+        inputs = {key + "s": batch[key] for key in ("source_input", "target_input") if key in batch}
+        return bidirectional_loss(
+            self.model, batch["source"], batch["target"], self.aug, **inputs, **self.options
+        )
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
@@ -166,8 +169,8 @@ class Trainer:
     def train(self, log: RunLog, stop: StopRequest) -> None:
         """Train to the last step, or until `stop`; the last state is saved either way."""
         last_save = time.monotonic()
-        for sources, targets, names in self._epochs():
-            self._one_step(sources, targets, names)
+        for batch, names in self._epochs():
+            self._one_step(batch, names)
             log.advance(self.step)
             validating = self._validates()
             logging = self.step % self.config.log_every == 0 or self.step == self.total_steps
@@ -189,23 +192,19 @@ class Trainer:
                 break
         self.save()
 
-    def _epochs(self) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    def _epochs(self) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
         while self.step < self.total_steps:
             epoch, position = divmod(self.step, self.steps_per_epoch)
-            for sources, targets, names in self.batches.epoch(epoch, position):
-                yield (
-                    sources.to(self.device, non_blocking=True),
-                    targets.to(self.device, non_blocking=True),
-                    names,
-                )
+            for batch, names in self.batches.epoch(epoch, position):
+                yield {key: t.to(self.device, non_blocking=True) for key, t in batch.items()}, names
                 if self.step >= self.total_steps:
                     return
 
-    def _one_step(self, sources: Tensor, targets: Tensor, names: list[str]) -> None:
+    def _one_step(self, batch: dict[str, Tensor], names: list[str]) -> None:
         rate = learning_rate(self.config, self.step, self.steps_per_epoch, self.total_steps)
         for group in self._plain_optimizer.param_groups:
             group["lr"] = rate
-        losses = self.module(sources, targets)
+        losses = self.module(batch)
         self.fabric.backward(losses["total"])
         limit = self.config.clip or math.inf
         norm = self.fabric.clip_gradients(

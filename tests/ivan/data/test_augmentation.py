@@ -55,7 +55,7 @@ def test_affine_changes_move_all_modalities_alike(change):
 def test_brightness_of_sources_or_of_all(change):
     stack = smooth()
     before = stack.copy()
-    sources = Augmentation(**change, probability=1.0).recolour(stack, 1, rng(1))
+    sources = Augmentation(**change, probability=1.0, intensity_on="sources").recolour(stack, 1, rng(1))
     assert np.abs(sources[0] - stack[0]).max() > 0.01
     assert np.array_equal(sources[1], stack[1])
     everything = Augmentation(**change, probability=1.0, intensity_on="all").recolour(stack, 1, rng(1))
@@ -63,6 +63,18 @@ def test_brightness_of_sources_or_of_all(change):
     assert np.array_equal(stack, before)  # the cached slice is never written to
     if "contrast" not in change:  # fields and factors are the same number for every modality
         assert np.allclose(everything[0] / stack[0], everything[1] / stack[1], rtol=1e-4)
+
+
+def test_changed_inputs_leave_what_they_are_compared_with():
+    stack = smooth()
+    inputs = Augmentation(brightness=0.3, probability=1.0)
+    assert inputs.changes_inputs
+    changed = inputs.recolour(stack, 1, rng(1))
+    factors = (changed / stack).reshape(2, -1)
+    assert np.allclose(factors, factors[:, :1], rtol=1e-4)
+    assert abs(factors[0, 0] - factors[1, 0]) > 0.01  # source and target each get a factor of their own
+    assert not Augmentation(brightness=0.3, intensity_on="all").changes_inputs
+    assert not Augmentation().changes_inputs
 
 
 def test_off_is_untouched_and_probability_zero_too():

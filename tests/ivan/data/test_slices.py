@@ -257,3 +257,21 @@ def test_progress_notes_and_limits(ranges):
     ]:
         with pytest.raises(InputError, match=words):
             SliceDataset(ranges, ["T1"], training=True, **options)
+
+
+def test_changed_inputs_come_beside_the_images(ranges):
+    plain = SliceDataset(ranges, ["T1"], ["T2"], training=True, seed=3)
+    inputs = Augmentation(brightness=0.3, probability=1.0)
+    changed = SliceDataset(ranges, ["T1"], ["T2"], training=True, seed=3, augmentation=inputs)
+    still = Augmentation()
+    moved = SliceDataset(ranges, ["T1"], ["T2"], training=True, seed=3, augmentation=still)
+    item = changed[1]
+    assert set(item) == {"source", "target", "source_input", "target_input", "case", "slice"}
+    assert "source_input" not in plain[1]
+    # What is compared with is the slice that the same seed gives without brightness changes.
+    assert torch.equal(item["source"], moved[1]["source"])
+    assert torch.equal(item["target"], moved[1]["target"])
+    assert not torch.equal(item["source"], item["source_input"])
+    assert not torch.equal(item["target"], item["target_input"])
+    batch = collate_slices([item, changed[1]])
+    assert batch["source_input"].shape == (2, *item["source"].shape)
