@@ -14,7 +14,7 @@ _BACKENDS: dict[str, ModuleType] = {"fast": ops, "reference": reference}
 
 
 class BackendModule(nn.Module):
-    """A module that computes with the compiled ops (``"fast"``) or with their plain PyTorch twins (``"reference"``).
+    """A module computing with the compiled ops (``"fast"``) or their plain PyTorch twins (``"reference"``).
 
     Only ``"reference"`` supports double backward.
     """

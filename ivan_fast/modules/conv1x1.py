@@ -56,7 +56,7 @@ class InvertibleConv1x1(BackendModule):
         return (self.p @ (left @ right)).to(dtype or self.lower.dtype)
 
     def inverse_weight(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The inverse ``[C, C]`` of the very W that `weight` gives, computed in float64 and given in `dtype`."""
+        """The inverse ``[C, C]`` of the very W that `weight` gives: computed in float64, given in `dtype`."""
         inverse, _ = torch.linalg.inv_ex(self.weight().double())
         return inverse.to(dtype or self.lower.dtype)
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class AffineCoupling(BackendModule):
     """Affine coupling of the two parts ``x1 = x[:, :k]``, ``x2 = x[:, k:]`` of a state of C channels.
 
-    ``y1 = x1 + F(x2)``, ``s = clamp * (2 sigmoid(H(y1)) - 1)``, ``y2 = x2 * exp(s) + G(y1)``; the inverse is exact:
-    ``x2 = (y2 - G(y1)) * exp(-s)``, ``x1 = y1 - F(x2)``.
+    ``y1 = x1 + F(x2)``, ``s = clamp * (2 sigmoid(H(y1)) - 1)``, ``y2 = x2 * exp(s) + G(y1)``.
+    The inverse is exact: ``x2 = (y2 - G(y1)) * exp(-s)``, ``x1 = y1 - F(x2)``.
 
     Args:
         F: any module, ``[N, C-k, H, W]`` to ``[N, k, H, W]``.

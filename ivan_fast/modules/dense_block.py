@@ -22,12 +22,14 @@ class DenseBlock(BackendModule):
         growth: channels every hidden convolution adds.
         depth: number of convolutions, at least 1.
         negative_slope: of the LeakyReLU, and its derivative at exactly 0.
-        compute: arithmetic of the convolutions, one of ``"strict"``, ``"fast"``, ``"bf16"``, ``"fp16"``, ``"tf32"``.
-            ``None`` follows autocast (bf16 or fp16 inside it) and is ``"strict"`` otherwise. float64 is always strict.
+        compute: arithmetic: ``"strict"``, ``"fast"``, ``"bf16"``, ``"fp16"`` or ``"tf32"``.
+            ``None`` follows autocast (bf16 or fp16 inside it) and is ``"strict"`` otherwise. A block of
+            float64 weights is always strict.
         backend: ``"fast"`` (compiled ops) or ``"reference"`` (plain PyTorch).
 
     Attributes:
-        weights: ``weights[i]`` is ``[growth, in_channels + i * growth, 3, 3]``, the last ``[out_channels, ...]``.
+        weights: ``weights[i]`` is ``[growth, in_channels + i * growth, 3, 3]``, the last one
+            ``[out_channels, ...]``.
         biases: ``biases[i]`` is ``[growth]``, the last ``[out_channels]``.
     """
 

@@ -1,4 +1,4 @@
-"""The autograd function of a whole chain: backward by walking back, or by replaying from each block's input."""
+"""The autograd function of a whole chain: walking back, or replaying from each block's input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ivan_fast.reversible.sequential import ReversibleSequential
 
 NO_DOUBLE_BACKWARD = (
-    "ReversibleSequential: the gradient of a gradient (double backward) is not available with backend='fast'; "
+    "ReversibleSequential: double backward (the gradient of a gradient) needs plain PyTorch; "
     "build the modules with backend='reference'"
 )
 
@@ -62,12 +62,12 @@ class Pass:
         for name, parameter in self._named.items():
             if _version(parameter) != self._versions[name]:
                 raise RuntimeError(
-                    f"ReversibleSequential: parameter {name} was modified by an in-place operation between forward "
-                    "and backward; call backward before the optimiser's step"
+                    f"ReversibleSequential: parameter {name} was modified by an in-place operation between "
+                    "forward and backward; call backward before the optimiser's step"
                 )
 
     def with_parameters(self, function: Callable[[], Any], aliases: list[Tensor] | None = None) -> Any:
-        """``function()`` with the chain's parameters as they were in the forward pass, or with aliases of the trained."""
+        """``function()`` with the parameters as they were in the forward pass, or with aliases."""
         now = dict(self.chain.named_parameters())
         wanted: dict[str, Tensor] = dict(self._named)
         if aliases is not None:
@@ -102,7 +102,7 @@ class Pass:
     def walk_back(
         self, x: Tensor, y: Tensor, guard: Guard, grad: Tensor, needs_x: bool
     ) -> tuple[Tensor | None, Gradients]:
-        """Gradients from the output. On the CPU the walk ends where the guard trips: the result is then useless."""
+        """Gradients from the output. On the CPU the walk ends where the guard trips."""
         grads = Gradients()
         state, grad_state = y, grad
         for i in reversed(range(self.stop, len(self.steps))):
@@ -220,7 +220,7 @@ def _final(grads: list[Tensor | None]) -> list[Tensor | None]:
 
 
 def _differentiable_gradients(run: Pass, x: Tensor, grad_y: Tensor, needs_x: bool) -> list[Tensor | None]:
-    """Gradients that can be differentiated again: the whole chain once more, from its input, under autograd."""
+    """Gradients that can be differentiated again: the chain once more, from its input, under autograd."""
     aliases = [p.view_as(p) for p in run.trained]  # connected to the parameters, without their hooks
     leaf = x.view_as(x) if needs_x else x
 
@@ -257,10 +257,10 @@ def _version(tensor: Tensor) -> int:
 def warn_of_drift(block: str, drift: float, tol: float) -> None:
     """One warning that names the block."""
     warnings.warn(
-        f"ReversibleSequential: {block} was recovered with relative error {drift:.1e}, tolerance {tol:.1e}; the "
-        "gradient was computed again from the chain's input (right, but slower and with the state of every block in "
-        "memory). The network has become numerically hard to invert: lower the learning rate, clip gradients, or set "
-        "memory='boundary'. This is said once; guard_trips counts.",
+        f"ReversibleSequential: {block} was recovered with relative error {drift:.1e}, tolerance {tol:.1e}; "
+        "the gradient was computed again from the chain's input (right, but slower and with the state of "
+        "every block in memory). The network has become numerically hard to invert: lower the learning rate, clip "
+        "gradients, or set memory='boundary'. This is said once; guard_trips counts.",
         InversionDriftWarning,
         stacklevel=2,
     )

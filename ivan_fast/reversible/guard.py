@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
-"""Largest healthy relative drift of a recovered state, by dtype; other dtypes have that of reduced precision."""
+"""Largest healthy relative drift of a recovered state, by its dtype; other dtypes: TOLERANCE_REDUCED."""
 TOLERANCE_REDUCED = 1e-3
-"""The same where subnets compute in bf16, fp16 or TF32: a last-bit drift flips roundings of their operands."""
+"""For float32 states whose subnets compute in bf16, fp16 or TF32: a last-bit drift flips their roundings."""
 
 NOISE = {torch.float64: 1e-14, torch.float32: 1e-6}
 """A recovered value this small relative to its sample cannot be told from 0."""
@@ -48,7 +48,7 @@ class Fingerprints:
 
 
 class Sampler:
-    """Which values of a state are sampled: a low-discrepancy sequence, another stretch of it for each block."""
+    """Which values of a state are sampled: a low-discrepancy sequence, a stretch of it for each block."""
 
     def __init__(self, blocks: int) -> None:
         self.blocks = blocks
@@ -72,9 +72,9 @@ class Sampler:
 class Guard:
     """Compares recovered states with the fingerprints of the true ones.
 
-    A sample trips if its recovered state holds anything that is not finite, or if ``rms(x^ - x) > tol * rms(x)``:
-    over the sampled values for every block's input, over all values for the chain's input. Where the state of a sample
-    is all zero, the state after the block gives the scale.
+    A sample trips if its recovered state holds anything that is not finite, or if ``rms(x^ - x) > tol *
+    rms(x)``: over the sampled values for every block's input, over all values for the chain's input. Where
+    the state of a sample is all zero, the state after the block gives the scale.
 
     Args:
         values, norms: of `Fingerprints.stacked`.
@@ -94,9 +94,9 @@ class Guard:
         return self._scales[block] * NOISE.get(self._scales.dtype, 0.0)
 
     def check(self, block: int, recovered: Tensor, true: Tensor | None = None, last: bool = False) -> None:
-        """Note the drift of the recovered input ``[N, ...]`` of a block; `true` is the whole of it where known.
+        """Note the drift of the recovered input ``[N, ...]`` of a block; `true` is all of it where known.
 
-        `last` marks the end of the walk: anything not finite anywhere trips there (it would have spread to it).
+        `last` marks the end of the walk: anything not finite anywhere trips there (it has spread to it).
         """
         if recovered.numel() == 0:
             return

@@ -20,7 +20,7 @@ ParameterGradients = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What one call of a module found and used up, so that it can be repeated. Empty for deterministic modules."""
+    """What one call of a module found and used up, to repeat it; empty for deterministic modules."""
 
     rng: dict[torch.device, Tensor] = field(default_factory=dict)
     """Generator states before the call, of the devices whose generator the call advanced."""
@@ -77,7 +77,7 @@ def rerun(module: nn.Module, method: str, x: Tensor, conditions: Conditions) -> 
 class Evaluation:
     """One differentiable call of a module, made under the conditions of an earlier one.
 
-    The parameters take part as aliases: hooks on the real ones fire once, when the chain returns their gradients.
+    The parameters take part as aliases: hooks on the real ones fire once, when the chain returns gradients.
 
     Args:
         x: input, any shape. needs_x: whether its gradient is wanted.
@@ -123,7 +123,7 @@ class Evaluation:
         self.output = self._result.detach()
 
     def backward(self, grad_output: Tensor) -> tuple[Tensor | None, ParameterGradients]:
-        """Gradient of x (None if not wanted or not used) and of every trained parameter that was used; once."""
+        """Gradient of x (None if not wanted or not used) and of the trained parameters used; once."""
         result, leaves = self._result, self._leaves
         del self._result
         if not result.requires_grad:

@@ -19,22 +19,30 @@ MEMORY_POLICIES = ("invert", "boundary", "store")
 class ReversibleSequential(nn.Module):
     """Blocks one after the other, with a backward that does not need their activations, in both directions.
 
+    The states between blocks of this package are float64, their subnets compute in the dtype of the
+    parameters: float32 states drift by 1e-6 on the way back, and a drift of d costs about ``sqrt(d)`` in
+    the gradient, because it flips the sign of a few pre-activations of LeakyReLU. Recovered float64 states
+    round to the very float32 inputs the subnets had.
+
     Args:
-        blocks: any modules with ``forward(x) -> y`` and ``inverse(y) -> x``, one tensor each, of shape ``[N, ...]``.
+        blocks: any modules with ``forward(x) -> y`` and ``inverse(y) -> x``, one tensor each, ``[N, ...]``.
             Blocks of this package are walked back with one evaluation of each subnet, others with two.
-        memory: ``"invert"`` keeps the chain's input and output and recovers every state in between from the output;
-            where that drifts, the gradient is computed again from the input (see `tol`). ``"boundary"`` keeps the
-            input of every block and gives the gradient of ``"store"`` bit for bit, which is plain autograd.
-        tol: relative drift ``||x^ - x|| / ||x||`` of a recovered state above which the ``"invert"`` gradient is not
-            trusted. Default: 2e-6 in float32, 1e-12 in float64, 1e-3 where subnets compute in reduced precision.
-            A drift of d costs about ``sqrt(d)`` in the gradient of LeakyReLU networks.
+        memory: ``"invert"`` keeps the chain's input and output and recovers every state in between from the
+            output; where that drifts, the gradient is computed again from the input (see `tol`).
+            ``"boundary"`` keeps the input of every block; its gradient is bit for bit that of ``"store"``,
+            plain autograd.
+        tol: relative drift ``||x^ - x|| / ||x||`` of a recovered state above which the ``"invert"``
+            gradient is not trusted. Default: 1e-12 for float64 states; for float32 states 2e-6, or 1e-3
+            where subnets compute in reduced precision.
         backend: sets the backend of every module of this package inside; ``None`` leaves them as they are.
             Only ``"reference"`` supports double backward.
+        state_dtype: of the states between blocks for a float32 input, float64 or float32 (half the memory,
+            larger drift). A chain with somebody else's blocks keeps the dtype of its input.
 
     Attributes:
-        guard_trips: how many backward passes were computed again because states could not be recovered. The first
-            one also warns (`ivan_fast.reversible.InversionDriftWarning`). Under CUDA graph capture nothing can be
-            computed again: the gradient becomes NaN instead.
+        guard_trips: how many backward passes were computed again because states could not be recovered. The
+            first one also warns (`ivan_fast.reversible.InversionDriftWarning`). Under CUDA graph capture
+            nothing can be computed again: the gradient becomes NaN instead.
 
     Raises:
         TypeError: a block without ``inverse``. ValueError: unknown `memory` or `backend`, `tol` not positive.
@@ -52,7 +60,8 @@ class ReversibleSequential(nn.Module):
         for i, block in enumerate(blocks):
             if not isinstance(block, nn.Module) or not callable(getattr(block, "inverse", None)):
                 raise TypeError(
-                    f"ReversibleSequential: block {i} is {type(block).__name__}, expected a module with an inverse method"
+                    f"ReversibleSequential: block {i} is {type(block).__name__}, "
+                    "expected a module with an inverse method"
                 )
         if tol is not None and not tol > 0:
             raise ValueError(f"ReversibleSequential: tol is {tol}, expected a positive number or None")
@@ -89,7 +98,7 @@ class ReversibleSequential(nn.Module):
         return "reference" if names == {"reference"} else "fast"
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[N, C, H, W]`` to ``[N, C, H, W]``, float32 or float64; inside autocast half precision is widened."""
+        """``[N, C, H, W]`` to the same, float32 or float64; inside autocast half precision is widened."""
         return self._run(x, [make_step(n, b, False) for n, b in self._named_blocks()])
 
     def inverse(self, y: Tensor) -> Tensor:

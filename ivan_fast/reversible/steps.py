@@ -85,7 +85,7 @@ class OwnStep(Step):
 
 
 def make_step(name: str, block: nn.Module, inverse: bool) -> Step:
-    """The efficient walk where it is known to be right: blocks of exactly our types that nobody hooked into."""
+    """The efficient walk where it is known to be right: blocks of our very types that nobody hooked into."""
     if type(block) in (AffineCoupling, InvertibleConv1x1, InvertibleBlock):
         parts = [block]
         if type(block) is InvertibleBlock:

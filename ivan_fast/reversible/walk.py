@@ -1,6 +1,7 @@
 """Walking back through a block: its input and every gradient from its output, each subnet evaluated once.
 
-All states and gradients are ``[N, C, H, W]``; `tiny` is that of `without_noise`. "forward" walks back through ``forward``, "inverse" through ``inverse``.
+All states and gradients are ``[N, C, H, W]``; `tiny` is that of `without_noise`. "forward" walks back through
+``forward``, "inverse" through ``inverse``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def has_hooks(module: nn.Module) -> bool:
 def without_noise(state: Tensor, tiny: Tensor) -> Tensor:
     """A recovered state with 0 for what cannot be told from 0: values up to `tiny` ``[N]`` of their sample.
 
-    A black background under zero biases is exactly 0, and LeakyReLU's derivative there is its slope. Recovered as
-    rounding noise it would be the slope or 1 by chance, in every pixel of the background.
+    A black background under zero biases is exactly 0, and LeakyReLU's derivative there is its slope.
+    Recovered as rounding noise it would be the slope or 1 by chance, in every pixel of the background.
     """
     return torch.where(state.abs() <= tiny.reshape(-1, *[1] * (state.dim() - 1)), 0.0, state)
 

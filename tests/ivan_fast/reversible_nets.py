@@ -21,7 +21,7 @@ def dense_chain(
     last_gain: float = 1.0,
     **options: object,
 ) -> ReversibleSequential:
-    """A chain of iVAN blocks; every parameter nudged, weights times `gain`, the last ones times `last_gain`."""
+    """A chain of iVAN blocks; parameters nudged, weights times `gain`, the last ones times `last_gain`."""
     rest = channels - split
     chain = ReversibleSequential(
         *[
@@ -70,7 +70,7 @@ class Scaling(nn.Module):
 def gradients(
     chain: ReversibleSequential, x: Tensor, memory: str, direction: str = "forward"
 ) -> list[Tensor]:
-    """Gradients of a fixed weighted sum of the output with respect to x (if wanted) and all trained parameters."""
+    """Gradients of a fixed weighted sum of the output: of x (if wanted) and of all trained parameters."""
     before = chain.memory
     chain.memory = memory
     y = chain(x) if direction == "forward" else chain.inverse(x)

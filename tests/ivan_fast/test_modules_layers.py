@@ -27,7 +27,7 @@ def test_dense_block_starts_xavier_normal() -> None:
     for weight, bias in zip(block.weights, block.biases, strict=True):
         fans = 9 * (weight.shape[0] + weight.shape[1])
         if weight.numel() > 1000:
-            assert float(weight.std()) == pytest.approx((2 / fans) ** 0.5, rel=0.1)
+            assert float(weight.detach().std()) == pytest.approx((2 / fans) ** 0.5, rel=0.1)
         assert not bias.any()
 
 

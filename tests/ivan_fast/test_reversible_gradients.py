@@ -59,7 +59,7 @@ def test_invert_agrees_in_float32(direction: str, channels: int) -> None:
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_black_background_under_zero_biases(direction: str) -> None:
-    """Exact zeros must come back as zeros: noise around them would decide LeakyReLU's derivative by chance."""
+    """Exact zeros must come back as zeros: noise would decide LeakyReLU's derivative by chance."""
     errors = []
     for seed in range(5):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What users of reversible chains do with them: frozen parts, AMP, hooks, DDP, checkpoints, double backward ..."""
+"""What users of reversible chains do with them: frozen parts, AMP, hooks, DDP, checkpoints ..."""
 
 from __future__ import annotations
 
