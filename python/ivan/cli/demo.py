@@ -13,7 +13,7 @@ def demo(
     ] = "demo-run",
     minutes: Annotated[
         Optional[float],  # noqa: UP045 - Typer reads it at run time
-        typer.Option("--minutes", metavar="X", help="Minutes of training (default 2.75)."),
+        typer.Option("--minutes", metavar="X", help="Minutes of training (default 2.5)."),
     ] = None,
 ) -> None:
     """Do the whole job on embedded data in minutes: train, synthesise, invert, evaluate, report.
