@@ -12,7 +12,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
 TOLERANCE_REDUCED = 1e-3
 """For float32 states whose subnets compute in bf16, fp16 or TF32: a last-bit drift flips their roundings."""
 
-NOISE = {torch.float64: 1e-14, torch.float32: 1e-6}
+NOISE = {torch.float64: 1e-12, torch.float32: 1e-6}
 """A recovered value this small relative to its sample cannot be told from 0."""
 
 _VALUES = 512
