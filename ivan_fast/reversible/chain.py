@@ -259,7 +259,7 @@ def warn_of_drift(block: str, drift: float, tol: float) -> None:
     warnings.warn(
         f"ReversibleSequential: {block} was recovered with relative error {drift:.1e}, tolerance {tol:.1e}; "
         "the gradient was computed again from the chain's input (right, but slower and with every "
-        "block's state in memory). The network has become numerically hard to invert: lower the learning rate, "
+        "block's state in memory). The network has become hard to invert: lower the learning rate, "
         "clip gradients, or set memory='boundary'. This is said once; guard_trips counts.",
         InversionDriftWarning,
         stacklevel=2,
