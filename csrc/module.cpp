@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
+#include "ivan_fast/dense_block.h"
 
 #ifdef IVAN_FAST_WITH_CUDA
 #include "ivan_fast/cuda_info.h"
@@ -52,4 +53,6 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled core of ivan_fast: importing it registers torch.ops.ivan_fast.*";
   ivan_fast::cpu::active_isa();  // a wrong IVAN_FAST_CPU_ISA is an error here, not in the middle of a run
   m.def("build_info", &build_info, "Versions, CUDA architectures and instruction sets of this build, as a dict.");
+  m.def("dense_block_workspace", &ivan_fast::cpu::dense_block_workspace, "Bytes of the dense block's row rings.");
+  m.def("set_dense_block_workspace", &ivan_fast::cpu::set_dense_block_workspace, py::arg("bytes"));
 }

@@ -15,6 +15,7 @@ from torch import Tensor
 import ivan_fast._autograd
 import ivan_fast._dense_block
 import ivan_fast._fake  # noqa: F401
+from ivan_fast import _C
 
 __all__ = [
     "affine_coupling_backward",
@@ -26,6 +27,8 @@ __all__ = [
     "channel_mix_backward",
     "dense_block",
     "dense_block_backward",
+    "dense_block_workspace",
+    "set_dense_block_workspace",
 ]
 
 _ops = torch.ops.ivan_fast
@@ -102,8 +105,8 @@ def dense_block(
 
     On the CPU the hidden activations never exist as tensors: rows stream through a workspace of constant size
     (``IVAN_FAST_WORKSPACE_MB`` MiB over all threads, default 64). CUDA tensors run the plain PyTorch twin.
-    The result is the same, bit for bit, for every number of threads, and as that of
-    :func:`dense_block_backward`.
+    The result is the same, bit for bit, for every number of threads, and as
+    that of :func:`dense_block_backward`.
 
     Args:
         x: ``[N, in, H, W]``, float32 or float64.
@@ -112,9 +115,10 @@ def dense_block(
         biases: ``biases[i]`` is ``[growth]``, the last one ``[out]``.
         negative_slope: of the LeakyReLU after every convolution but the last, and its derivative at 0;
             at least 0.
-        compute: ``"strict"``: sums in the order of a direct convolution. ``"bf16"``, ``"fp16"``: every
-            convolution's operands are rounded to that type, sums are kept in ``x.dtype``. ``"fast"`` and
-            ``"tf32"`` are ``"strict"`` on the CPU.
+        compute: ``"strict"``: a direct convolution. ``"fast"``: on the CPU in float32, products between
+            hidden levels by Winograd F(4, 3) along rows, about as exact; otherwise as ``"strict"``.
+            ``"bf16"``, ``"fp16"``: every convolution's operands are rounded to that type, sums are kept in
+            ``x.dtype``. ``"tf32"`` is ``"strict"`` on the CPU.
 
     Returns:
         ``[N, out, H, W]`` in ``x.dtype``.
@@ -137,3 +141,25 @@ def dense_block_backward(
     rounding. With ``"bf16"`` and ``"fp16"`` the gradients that enter a convolution are rounded as well.
     """
     return _ops.dense_block_backward.default(grad_y, x, list(weights), list(biases), negative_slope, compute)
+
+
+def dense_block_workspace() -> int:
+    """Upper bound in bytes of the rows that :func:`dense_block` and its backward keep, all threads together."""
+    return _C.dense_block_workspace()
+
+
+def set_dense_block_workspace(size: int) -> None:
+    """Set that bound for this process; the default is ``IVAN_FAST_WORKSPACE_MB`` MiB, or 64 MiB.
+
+    Images too wide for it are computed in column strips, at least 32 columns wide. Outputs and ``grad_x``
+    stay the same bits.
+
+    Args:
+        size: bytes, at least 1.
+
+    Raises:
+        ValueError: size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"set_dense_block_workspace: size is {size}, expected at least 1 byte")
+    _C.set_dense_block_workspace(size)

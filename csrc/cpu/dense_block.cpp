@@ -93,18 +93,21 @@ struct Call {
     job.width = s.width;
     job.slope = T(p.negative_slope);
     job.rounding = dense::Rounding(int(p.rounding));
+    job.winograd = p.winograd && sizeof(T) == 4 && p.rounding == DenseBlockRounding::kNone && s.depth > 2 &&
+                   s.width >= dense::kTile;
     job.x = static_cast<const T*>(p.x.data);
     job.x_batch_stride = p.x.batch_stride;
     job.y = static_cast<T*>(p.y);
     const auto* weights = reinterpret_cast<const T* const*>(p.weights);
-    packed = dense::pack_forward<T>(s, weights, reinterpret_cast<const T* const*>(p.biases), lanes, job.rounding);
+    packed = dense::pack_forward<T>(s, weights, reinterpret_cast<const T* const*>(p.biases), lanes, job.rounding,
+                                    job.winograd);
     job.net = packed.net;
     if (backward) {
-      packed_gradient = dense::pack_gradient<T>(s, weights, lanes, job.rounding);
+      packed_gradient = dense::pack_gradient<T>(s, weights, lanes, job.rounding, job.winograd);
       job.gradient = packed_gradient.net;
     }
     const auto bytes = [&](int64_t columns) { return sizeof(T) * dense::workspace_elements(job, columns, backward); };
-    tiling = dense::make_tiling(s, threads, backward, workspace_limit().load(), bytes);
+    tiling = dense::make_tiling(s, threads, backward, job.winograd ? dense::kTile : 1, workspace_limit().load(), bytes);
     workspace_stride = (bytes(tiling.tile_columns()) / sizeof(T) + 15) / 16 * 16;
     workspace = allocate<T>(workspace_stride * size_t(tiling.slots));
   }
@@ -136,16 +139,16 @@ void backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parall
   call.job.grad_y_batch_stride = p.grad_y.batch_stride;
   call.job.grad_x = static_cast<T*>(p.grad_x);
   const auto& kernel = kernels_of<T>();
-  const size_t stride = (dense::accumulator_elements(call.job.net) + 15) / 16 * 16;
+  const size_t stride = (dense::accumulator_elements(call.job.net, call.job.winograd) + 15) / 16 * 16;
   Buffer<T> sums = allocate<T>(stride * size_t(call.tiling.slots));
   for_each_slot(call.tiling.slots, parallel_for, [&](int64_t slot) {
     T* own = sums.get() + slot * stride;
     std::fill(own, own + stride, T(0));
-    const dense::Accumulators<T> accumulators = dense::place_accumulators(call.job.net, own);
+    const dense::Accumulators<T> accumulators = dense::place_accumulators(call.job.net, call.job.winograd, own);
     for (int64_t i = call.tiling.first(slot); i < call.tiling.first(slot + 1); ++i)
       kernel.backward(call.job, call.tiling.tile(i), accumulators, call.workspace.get() + slot * call.workspace_stride);
   });
-  dense::reduce_gradients(call.job.net, sums.get(), stride, call.tiling.slots,
+  dense::reduce_gradients(call.job.net, call.job.winograd, sums.get(), stride, call.tiling.slots,
                           reinterpret_cast<T* const*>(p.grad_weights), reinterpret_cast<T* const*>(p.grad_biases),
                           int(p.forward.shape.growth));
 }

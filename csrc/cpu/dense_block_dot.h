@@ -7,19 +7,16 @@
 
 namespace ivan_fast::cpu::IVAN_ISA {
 
-constexpr int kDotPixels = 6;
-
-// out[q][x + p] for P pixels and Q channels. Per output: vector sums over source, kh, vectors of (kw, channel); their
-// lanes; then what does not fill a vector, in order; then the bias.
+// out[q][x + p] for P pixels and Q channels. Per output: vector sums over source, kh, vectors of (kw, channel), the
+// last of them filled up with zeros; then their lanes; then the bias.
 template <typename T, int P, int Q>
 IVAN_INLINE void dot_block(const dense::Net<T>& net, const T* const (*rows)[3], const T* weights, size_t weights_stride,
                            const T* bias, int64_t x, T* const* out) {
   constexpr int V = kLanes<T>;
   Vec<T> sum[P][Q] = {};
-  T rest[P][Q] = {};
   for (int s = 0; s <= net.hidden; ++s) {
-    const int channels = dense::source_channels(net, s), length = 3 * channels;
-    const int whole = length / V * V;
+    const int64_t channels = dense::source_channels(net, s);
+    const int length = int(3 * channels), rest = length % V, whole = length - rest;
     for (int kh = 0; kh < 3; ++kh, weights += length) {
       if (!rows[s][kh]) continue;
       const T* a = rows[s][kh] + x * channels;
@@ -27,28 +24,37 @@ IVAN_INLINE void dot_block(const dense::Net<T>& net, const T* const (*rows)[3], 
         Vec<T> w[Q];
 #pragma GCC unroll 2
         for (int q = 0; q < Q; ++q) w[q] = load(weights + q * weights_stride + i);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
         for (int p = 0; p < P; ++p) {
           const Vec<T> value = load(a + p * channels + i);
 #pragma GCC unroll 2
           for (int q = 0; q < Q; ++q) sum[p][q] = fma(value, w[q], sum[p][q]);
         }
       }
-      for (int i = whole; i < length; ++i)
-        for (int p = 0; p < P; ++p)
-          for (int q = 0; q < Q; ++q) rest[p][q] += a[p * channels + i] * weights[q * weights_stride + i];
+      if (rest == 0) continue;
+      Vec<T> w[Q];
+#pragma GCC unroll 2
+      for (int q = 0; q < Q; ++q) w[q] = load_first(weights + q * weights_stride + whole, rest);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        const Vec<T> value = load_first(a + p * channels + whole, rest);
+#pragma GCC unroll 2
+        for (int q = 0; q < Q; ++q) sum[p][q] = fma(value, w[q], sum[p][q]);
+      }
     }
   }
+#pragma GCC unroll 8
   for (int p = 0; p < P; ++p)
-    for (int q = 0; q < Q; ++q) out[q][x + p] = (sum_lanes<T>(sum[p][q]) + rest[p][q]) + bias[q];
+#pragma GCC unroll 2
+    for (int q = 0; q < Q; ++q) out[q][x + p] = sum_lanes<T>(sum[p][q]) + bias[q];
 }
 
 template <typename T, int Q>
 static void dot_row(const dense::Net<T>& net, const T* const (*rows)[3], const T* weights, size_t weights_stride,
                     const T* bias, int64_t pixels, T* const* out) {
+  constexpr int P = Q == 1 ? 8 : 6;
   int64_t x = 0;
-  for (; x + kDotPixels <= pixels; x += kDotPixels)
-    dot_block<T, kDotPixels, Q>(net, rows, weights, weights_stride, bias, x, out);
+  for (; x + P <= pixels; x += P) dot_block<T, P, Q>(net, rows, weights, weights_stride, bias, x, out);
   for (; x < pixels; ++x) dot_block<T, 1, Q>(net, rows, weights, weights_stride, bias, x, out);
 }
 

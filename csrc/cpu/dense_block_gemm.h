@@ -13,14 +13,21 @@ namespace ivan_fast::cpu::IVAN_ISA {
 
 constexpr int kChunkBytes = 20 * 1024;  // of 32 KB L1
 
+constexpr int kMaxSegments = 12;
+
+static inline int segments_per_chunk(size_t segment_bytes) {
+  const size_t fitting = kChunkBytes / segment_bytes;
+  return fitting < 1 ? 1 : fitting > kMaxSegments ? kMaxSegments : int(fitting);
+}
+
 enum class Finish { kNone, kLeaky, kMask };
 
 template <typename T>
 struct Chunk {
-  const T* input[3];    // at the left neighbour of the first output pixel
-  const T* weights[3];  // [length][block]
+  const T* input[kMaxSegments];    // at the first value that the first output pixel reads
+  const T* weights[kMaxSegments];  // [length][block]
   int segments;
-  int length;      // 3 * channels
+  int length;      // values that each output reads of a segment
   int stride;      // channels per pixel
   const T* start;  // bias of the block, or null to continue from the sums in `out`
   Finish finish;   // applied to the final sums
@@ -95,22 +102,21 @@ static void row_of_blocks(const Chunk<T>& c, int64_t pixels, T* out, int out_str
   }
 }
 
-// One row of one level, out[pixel][level_width] over `pixels` pixels. rows[s][kh] points at the left neighbour of the
-// first pixel in source s, or is null outside the image.
+// One row of one level from its first `sources` sources, out[pixel][level_width] over `pixels` pixels. rows[s][kh]
+// points at the left neighbour of the first pixel in source s, or is null outside the image.
 template <typename T>
-static void level_row(const dense::Net<T>& net, int level, int level_width, const T* const (*rows)[3], int64_t pixels,
-                      Finish finish, const T* mask, T slope, T* out) {
+static void level_row(const dense::Net<T>& net, int level, int level_width, int sources, const T* const (*rows)[3],
+                      int64_t pixels, Finish finish, const T* mask, T slope, T* out) {
   constexpr int V = kLanes<T>;
   const int vectors = level_width / V;
-  for (int s = 0; s < level; ++s) {
+  for (int s = 0; s < sources; ++s) {
     const int length = 3 * dense::source_channels(net, s);
     const T* source_weights = net.weights[level] + dense::source_offset(net, s, level_width);
     for (int v = 0; v < vectors; v += dense::kBlockVectors) {
       const int nb = vectors - v < dense::kBlockVectors ? vectors - v : dense::kBlockVectors;
       const size_t segment = size_t(length) * nb * V;
       const T* weights = source_weights + size_t(3) * length * v * V;
-      int per_chunk = int(kChunkBytes / (segment * sizeof(T)));
-      per_chunk = per_chunk < 1 ? 1 : per_chunk > 3 ? 3 : per_chunk;
+      const int per_chunk = segments_per_chunk(segment * sizeof(T));
       Chunk<T> chunk = {};
       chunk.length = length;
       chunk.stride = dense::source_channels(net, s);
@@ -123,7 +129,7 @@ static void level_row(const dense::Net<T>& net, int level, int level_width, cons
         chunk.input[chunk.segments] = rows[s][kh];
         chunk.weights[chunk.segments] = weights + kh * segment;
         if (++chunk.segments < per_chunk && kh < last) continue;
-        chunk.finish = s == level - 1 && kh == last ? finish : Finish::kNone;
+        chunk.finish = s == sources - 1 && kh == last ? finish : Finish::kNone;
         if (nb == 2)
           row_of_blocks<T, 2>(chunk, pixels, out + v * V, level_width);
         else

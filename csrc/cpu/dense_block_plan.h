@@ -14,7 +14,10 @@ namespace ivan_fast::cpu::dense {
 
 constexpr int kMaxHidden = 15;
 constexpr int kMaxSources = kMaxHidden + 1;
-constexpr int kBlockVectors = 2;  // output channels are computed in blocks of this many vectors
+constexpr int kTile = 4;  // columns of a Winograd tile
+constexpr int kFrequencies = kTile + 2;
+constexpr double kPointA = 0.75, kPointB = 1.5;  // interpolation points: 0, +-A, +-B, infinity
+constexpr int kBlockVectors = 2;                 // output channels are computed in blocks of this many vectors
 
 // Packed weights of a level: for each source s, for each block of output vectors, for kh, for kw, for channel c of
 // the source: the block's output channels. Channel counts of levels are padded to whole vectors with zeros.
@@ -28,6 +31,8 @@ struct Net {
   bool out_dot;                       // output level as dot products: weights [oc][source][kh][kw][c]
   const T* weights[kMaxSources + 1];  // [1 .. L + 1]
   const T* bias[kMaxSources + 1];     // [1 .. L + 1], padded
+  // Winograd: G w of hidden levels and sources, for each source s >= 1 [f][block][kh][c][the block's outputs].
+  const T* transformed[kMaxSources + 1];  // [2 .. L]
 };
 
 enum class Rounding : int { kNone, kBFloat16, kFloat16 };
@@ -37,6 +42,7 @@ struct Job {
   int64_t height, width;
   T slope;
   Rounding rounding;
+  bool winograd;
   Net<T> net;  // forward
   const T* x;  // [N, net.in_channels, H, W]
   int64_t x_batch_stride;
@@ -57,6 +63,7 @@ struct Tile {
 // the level's padded output channels; with out_dot the output level is [oc][source][kh][kw][c]. Then the biases.
 template <typename T>
 struct Accumulators {
+  T* transformed[kMaxSources + 1];  // [2 .. L]: for each source s >= 1 [kh][f][c][o]
   T* weights[kMaxSources + 1];
   T* bias[kMaxSources + 1];
 };
@@ -71,6 +78,12 @@ static inline int source_channels(const Net<T>& net, int s) {
 template <typename T>
 static inline size_t source_offset(const Net<T>& net, int s, int out_width) {
   return s == 0 ? 0 : size_t(9) * out_width * (size_t(net.in_channels) + size_t(s - 1) * net.width);
+}
+
+// Offset of source s >= 1 within a level's transformed weights or their gradients.
+template <typename T>
+static inline size_t transformed_offset(const Net<T>& net, int s) {
+  return size_t(s - 1) * 3 * kFrequencies * net.width * net.width;
 }
 
 // Row rings: level k computes row t - lag at step t, and its oldest reader needs row t - oldest.
@@ -97,11 +110,16 @@ static inline int halo(int hidden, bool backward) { return backward && hidden > 
 template <typename T>
 static inline size_t workspace_elements(const Job<T>& job, int64_t columns, bool backward) {
   const RingSizes size = ring_sizes(job.net.hidden, backward);
-  const size_t pixels = size_t(columns) + 2 * halo(job.net.hidden, backward) + 2;
+  const size_t scale = job.winograd ? kTile : 1;
+  const size_t pixels =
+      (size_t(columns) + 2 * scale * halo(job.net.hidden, backward) + 2 + 2 * scale - 1) / scale * scale;
+  const size_t transformed_channels = job.winograd ? size_t(job.net.width) * kFrequencies / kTile : 0;
   size_t channels = size_t(size.x) * job.net.in_channels + size_t(size.grad_y) * job.net.out_channels;
-  for (int k = 1; k <= job.net.hidden; ++k) channels += size_t(size.hidden[k] + size.gradient[k]) * job.net.width;
+  for (int k = 1; k <= job.net.hidden; ++k)
+    channels += size_t(size.hidden[k] + size.gradient[k]) * (job.net.width + transformed_channels);
   channels += job.net.out_width > job.gradient.out_width ? job.net.out_width : job.gradient.out_width;
-  const size_t alignment_slack = size_t(3 + 2 * kMaxSources) * 16;
+  channels += 2 * transformed_channels;
+  const size_t alignment_slack = size_t(8 + 4 * kMaxSources) * 16;
   return pixels * channels + alignment_slack;
 }
 

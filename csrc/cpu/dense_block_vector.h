@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -57,14 +58,49 @@ IVAN_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return a 
 IVAN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return a * b + c; }
 #endif
 
-// Sum of the lanes in one fixed order.
+// The first `count` < kLanes values at p, zeros after them; reads no further.
+#if defined(__AVX512F__)
+IVAN_INLINE Vec<float> load_first(const float* p, int count) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), p);
+}
+IVAN_INLINE Vec<double> load_first(const double* p, int count) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << count) - 1u), p);
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+IVAN_INLINE Vec<float> load_first(const float* p, int count) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane));
+}
+IVAN_INLINE Vec<double> load_first(const double* p, int count) {
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  return _mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), lane));
+}
+#else
+template <typename T>
+IVAN_INLINE Vec<T> load_first(const T* p, int count) {
+  T lane[kLanes<T>] = {};
+  for (int i = 0; i < count; ++i) lane[i] = p[i];
+  return load(lane);
+}
+#endif
+
+template <typename T>
+struct LaneIndex {
+  using Integer = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Integer type __attribute__((vector_size(kVectorBytes)));
+};
+
+// Sum of the lanes in one fixed order: halves are added until one lane is left.
 template <typename T>
 IVAN_INLINE T sum_lanes(Vec<T> v) {
-  T lane[kLanes<T>];
-  store(lane, v);
-  for (int half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
+    typename LaneIndex<T>::type other;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) other[i] = (i + half) % kLanes<T>;
+    v += __builtin_shuffle(v, other);
+  }
+  return v[0];
 }
 
 }  // namespace ivan_fast::cpu::IVAN_ISA

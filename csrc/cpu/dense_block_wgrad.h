@@ -35,36 +35,60 @@ IVAN_INLINE void gradient_block(const T* input, int64_t stride, const T* g, int6
     for (int n = 0; n < NB; ++n) store(total + i * g_stride + n * V, load(total + i * g_stride + n * V) + sum[i][n]);
 }
 
+template <typename T, int I, int NB>
+__attribute__((noinline)) static void gradient_function(const T* input, int64_t stride, const T* g, int64_t g_stride,
+                                                        int64_t pixels, T* total) {
+  gradient_block<T, I, NB>(input, stride, g, g_stride, pixels, total);
+}
+
+template <typename T>
+using GradientFunction = void (*)(const T*, int64_t, const T*, int64_t, int64_t, T*);
+
+// `length` inputs, cut into blocks of nearly equal size.
 template <typename T, int NB>
 static void gradient_blocks(const T* input, int64_t stride, int length, const T* g, int64_t g_stride, int64_t pixels,
                             T* total) {
-  int i = 0;
-  for (; i + kBlockPixels <= length; i += kBlockPixels)
-    gradient_block<T, kBlockPixels, NB>(input + i, stride, g, g_stride, pixels, total + i * g_stride);
-  for (; i + 3 <= length; i += 3)
-    gradient_block<T, 3, NB>(input + i, stride, g, g_stride, pixels, total + i * g_stride);
-  for (; i < length; ++i) gradient_block<T, 1, NB>(input + i, stride, g, g_stride, pixels, total + i * g_stride);
+  static constexpr GradientFunction<T> table[] = {
+      gradient_function<T, 1, NB>,  gradient_function<T, 2, NB>,  gradient_function<T, 3, NB>,
+      gradient_function<T, 4, NB>,  gradient_function<T, 5, NB>,  gradient_function<T, 6, NB>,
+#if defined(__AVX512F__)
+      gradient_function<T, 7, NB>,  gradient_function<T, 8, NB>,  gradient_function<T, 9, NB>,
+      gradient_function<T, 10, NB>, gradient_function<T, 11, NB>, gradient_function<T, 12, NB>,
+      gradient_function<T, 13, NB>, gradient_function<T, 14, NB>,
+#endif
+  };
+  static_assert(sizeof(table) / sizeof(table[0]) == kBlockPixels);
+  const int blocks = (length + kBlockPixels - 1) / kBlockPixels;
+  for (int i = 0, b = 0; b < blocks; ++b) {
+    const int size = length / blocks + (b < length % blocks);
+    table[size - 1](input + i, stride, g, g_stride, pixels, total + i * g_stride);
+    i += size;
+  }
 }
 
-// All sources of a level for one row of its pre-activation gradient g[pixel][width].
+// total[i][o] += sum_p input[p][i] * g[p][o] for `length` inputs and `width` outputs.
 template <typename T>
-static void level_gradient(const dense::Net<T>& net, int level, int width, const T* const (*rows)[3], const T* g,
+static void gradient_product(const T* input, int64_t stride, int length, const T* g, int width, int64_t pixels,
+                             T* total) {
+  constexpr int V = kLanes<T>;
+  int v = 0;
+  for (; v + 2 * V <= width; v += 2 * V) gradient_blocks<T, 2>(input, stride, length, g + v, width, pixels, total + v);
+  for (; v < width; v += V) gradient_blocks<T, 1>(input, stride, length, g + v, width, pixels, total + v);
+}
+
+// The first `sources` sources of a level, and its bias, for one row of its pre-activation gradient g[pixel][width].
+template <typename T>
+static void level_gradient(const dense::Net<T>& net, int width, int sources, const T* const (*rows)[3], const T* g,
                            int64_t pixels, T* total, T* bias_total) {
   constexpr int V = kLanes<T>;
   for (int64_t x = 0; x < pixels; x += kGradientPixels) {
     const int64_t count = pixels - x < kGradientPixels ? pixels - x : kGradientPixels;
-    for (int s = 0; s < level; ++s) {
+    for (int s = 0; s < sources; ++s) {
       const int channels = dense::source_channels(net, s), length = 3 * channels;
       T* part = total + dense::source_offset(net, s, width);
       for (int kh = 0; kh < 3; ++kh, part += size_t(length) * width) {
         if (!rows[s][kh]) continue;
-        int v = 0;
-        for (; v + 2 * V <= width; v += 2 * V)
-          gradient_blocks<T, 2>(rows[s][kh] + x * channels, channels, length, g + x * width + v, width, count,
-                                part + v);
-        for (; v < width; v += V)
-          gradient_blocks<T, 1>(rows[s][kh] + x * channels, channels, length, g + x * width + v, width, count,
-                                part + v);
+        gradient_product(rows[s][kh] + x * channels, channels, length, g + x * width, width, count, part);
       }
     }
     for (int v = 0; v < width; v += V) {
@@ -91,6 +115,21 @@ IVAN_INLINE void dot_gradient_block(const T* input, int64_t stride, const T* g, 
   for (int i = 0; i < I; ++i) store(total + i * V, load(total + i * V) + sum[i]);
 }
 
+// The same for `count` inputs that do not fill a vector; four sums so that additions do not wait for each other.
+template <typename T>
+static void dot_gradient_rest(const T* input, int count, int64_t stride, const T* g, int64_t g_stride, int64_t pixels,
+                              T* total) {
+  Vec<T> sum[4] = {};
+  int64_t p = 0;
+  for (; p + 4 <= pixels; p += 4)
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i)
+      sum[i] = fma(load_first(input + (p + i) * stride, count), broadcast(g[(p + i) * g_stride]), sum[i]);
+  for (; p < pixels; ++p) sum[0] = fma(load_first(input + p * stride, count), broadcast(g[p * g_stride]), sum[0]);
+  const Vec<T> all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  for (int i = 0; i < count; ++i) total[i] += all[i];
+}
+
 template <typename T>
 static void output_gradient_dot(const dense::Net<T>& net, const T* const (*rows)[3], const T* g, int64_t pixels,
                                 T* total, T* bias_total) {
@@ -113,11 +152,7 @@ static void output_gradient_dot(const dense::Net<T>& net, const T* const (*rows)
             dot_gradient_block<T, 3>(input + i, channels, gradient, outputs, count, part + i);
           for (; i + V <= length; i += V)
             dot_gradient_block<T, 1>(input + i, channels, gradient, outputs, count, part + i);
-          for (; i < length; ++i) {
-            T sum = 0;
-            for (int64_t p = 0; p < count; ++p) sum += input[p * channels + i] * gradient[p * outputs];
-            part[i] += sum;
-          }
+          if (i < length) dot_gradient_rest(input + i, length - i, channels, gradient, outputs, count, part + i);
         }
       }
       T sum = 0;

@@ -94,6 +94,7 @@ Tensor dense_block(const Tensor& x, const Tensors& weights, const Tensors& biase
   DenseBlockParams params{};
   params.dtype = state_dtype(op, "x", x);
   params.rounding = rounding_of(op, compute);
+  params.winograd = compute == "fast";
   params.shape = checked_shape(op, x, weights, biases);
   params.negative_slope = negative_slope;
   const Tensor kept_x = with_contiguous_samples(x);
@@ -115,6 +116,7 @@ std::tuple<Tensor, Tensor, Tensors, Tensors> dense_block_backward(const Tensor& 
   DenseBlockParams& forward = params.forward;
   forward.dtype = state_dtype(op, "x", x);
   forward.rounding = rounding_of(op, compute);
+  forward.winograd = compute == "fast";
   forward.shape = checked_shape(op, x, weights, biases);
   forward.negative_slope = negative_slope;
   Tensor y = empty_output(x, forward.shape), grad_x = empty_as(x);

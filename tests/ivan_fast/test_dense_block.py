@@ -103,7 +103,10 @@ def test_any_slope(slope: float) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("background", [False, True])
-def test_float32_error_at_most_twice_that_of_pytorch(shape: tuple[int, ...], background: bool) -> None:
+@pytest.mark.parametrize("compute", ["strict", "fast"])
+def test_float32_error_at_most_twice_that_of_pytorch(
+    shape: tuple[int, ...], background: bool, compute: str
+) -> None:
     """Rms over five seeds, plus 4 eps of the largest value; black backgrounds under zero biases."""
     ours2, theirs2, largest = [], [], []
     for seed in range(5):
@@ -115,7 +118,9 @@ def test_float32_error_at_most_twice_that_of_pytorch(shape: tuple[int, ...], bac
         case = cast(cast(case, torch.float32), torch.float64)  # the same numbers in both precisions
         truth = everything(reference, case)
         single = cast(case, torch.float32)
-        ours2.append([(a - t).square().mean() for a, t in zip(everything(ops, single), truth, strict=True)])
+        ours2.append(
+            [(a - t).square().mean() for a, t in zip(everything(ops, single, compute), truth, strict=True)]
+        )
         theirs2.append(
             [(a - t).square().mean() for a, t in zip(everything(reference, single), truth, strict=True)]
         )
@@ -279,6 +284,31 @@ def test_errors_name_the_argument() -> None:
             torch.ops.ivan_fast.dense_block.default(*arguments)
     with pytest.raises(RuntimeError, match=r"grad_y has shape \[1, 1, 5, 4\], expected \[1, 1, 5, 5\]"):
         ops.dense_block_backward(grad_y[..., :4], x, weights, biases)
+
+
+@pytest.mark.parametrize("compute", ["strict", "fast"])
+def test_column_strips_keep_the_bits(compute: str) -> None:
+    case = cast(make(2, 2, 1, 8, 5, 6, 150), torch.float32)
+    before = ops.dense_block_workspace()
+    whole = everything(ops, case, compute)
+    try:
+        ops.set_dense_block_workspace(1)
+        strips = everything(ops, case, compute)
+    finally:
+        ops.set_dense_block_workspace(before)
+    for i, (a, b) in enumerate(zip(whole, strips, strict=True)):
+        assert torch.equal(a, b) if i < 3 else torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+    assert not all(torch.equal(a, b) for a, b in zip(whole[3:], strips[3:], strict=True)), "never cut"
+    with pytest.raises(ValueError, match="size is 0"):
+        ops.set_dense_block_workspace(0)
+
+
+def test_fast_is_another_arithmetic_than_strict() -> None:
+    x, weights, biases, _ = cast(make(1, 1, 1, 32, 5, 16, 16), torch.float32)
+    strict = ops.dense_block(x, weights, biases, 0.2, "strict")
+    fast = ops.dense_block(x, weights, biases, 0.2, "fast")
+    assert not torch.equal(strict, fast)
+    assert (strict - fast).norm() < 1e-5 * strict.norm()
 
 
 def test_build_info_says_what_cuda_tensors_run() -> None:

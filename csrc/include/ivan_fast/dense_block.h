@@ -28,6 +28,7 @@ struct DenseBlockParams {
   DenseBlockShape shape;
   DType dtype;
   DenseBlockRounding rounding;
+  bool winograd;               // allowed: hidden levels in float32, without rounding, by Winograd F(4, 3)
   double negative_slope;       // at least 0
   Input x;                     // [N, in_channels, H, W]
   const void* const* weights;  // depth x [growth or out_channels, in_channels + k * growth, 3, 3], contiguous
