@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ivan_fast import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1, ReversibleSequential
@@ -91,3 +94,22 @@ def distance(tensors: list[Tensor], reference: list[Tensor]) -> float:
 
 def identical(tensors: list[Tensor], reference: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(tensors, reference, strict=True))
+
+
+def parameter_gradients(module: nn.Module) -> list[Tensor]:
+    return [p.grad for p in module.parameters() if p.grad is not None]
+
+
+def train_in_parallel(rank: int, folder: str) -> None:
+    """One of two processes: accumulates two backward passes on its sample, once per memory policy."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for memory in ("invert", "boundary"):
+        torch.manual_seed(0)
+        chain = dense_chain(blocks=2, memory=memory)
+        parallel = nn.parallel.DistributedDataParallel(chain)
+        x = torch.rand(2, 2, 5, 5)
+        for _ in range(2):  # accumulates
+            parallel(x[rank : rank + 1]).square().mean().backward()
+        torch.save(parameter_gradients(chain), os.path.join(folder, f"{memory}-{rank}.pt"))
+    dist.destroy_process_group()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from reversible_nets import (
     DIRECTIONS,
@@ -20,18 +18,16 @@ from reversible_nets import (
     foreign_subnet,
     gradients,
     identical,
+    parameter_gradients,
+    train_in_parallel,
 )
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ivan_fast import AffineCoupling, ReversibleSequential
 
 BOTH = ["invert", "boundary"]
-
-
-def parameter_gradients(module: nn.Module) -> list[Tensor]:
-    return [p.grad for p in module.parameters() if p.grad is not None]
 
 
 @pytest.mark.parametrize("memory", BOTH)
@@ -223,22 +219,8 @@ def test_refusals() -> None:
         ReversibleSequential(state_dtype=torch.float16)
 
 
-def _train_in_parallel(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for memory in BOTH:
-        torch.manual_seed(0)
-        chain = dense_chain(blocks=2, memory=memory)
-        parallel = nn.parallel.DistributedDataParallel(chain)
-        x = torch.rand(2, 2, 5, 5)
-        for _ in range(2):  # accumulates
-            parallel(x[rank : rank + 1]).square().mean().backward()
-        torch.save(parameter_gradients(chain), os.path.join(folder, f"{memory}-{rank}.pt"))
-    dist.destroy_process_group()
-
-
 def test_distributed_data_parallel(tmp_path: Path) -> None:
-    mp.spawn(_train_in_parallel, (str(tmp_path),), nprocs=2)
+    mp.spawn(train_in_parallel, (str(tmp_path),), nprocs=2)
     torch.manual_seed(0)
     chain = dense_chain(blocks=2, memory="store")
     x = torch.rand(2, 2, 5, 5)
