@@ -21,10 +21,15 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
 }
-# The same for the command line.
-TINY_OPTIONS = (
-    "--blocks 1 --growth 4 --epochs 1 --log-every 2 --no-tensorboard --device cpu --threads 1 --quiet".split()
-)
+
+
+@pytest.fixture
+def tiny_options() -> list[str]:
+    """`TINY` for the command line, one epoch."""
+    options = (
+        "--blocks 1 --growth 4 --epochs 1 --log-every 2 --no-tensorboard --device cpu --threads 1 --quiet"
+    )
+    return options.split()
 
 
 def write_case(root: Path, name: str, seed: int, modalities: tuple[str, ...], affine: np.ndarray) -> None:

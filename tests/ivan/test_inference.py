@@ -1,0 +1,99 @@
+"""Synthesised images: place, shape, affine, units, directions, any numbers of modalities."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from ivan.inference import load_predictor, load_run, synthesize
+
+
+def test_load_run(tiny_run: Path) -> None:
+    model, aug, config = load_run(tiny_run)
+    assert not model.training
+    assert (aug.sources, aug.targets) == (1, 1)
+    assert config.sources == ("T1",)
+    x = torch.rand(1, 2, 9, 7)
+    assert torch.allclose(model.inverse(model(x)), x, atol=1e-4)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_grid_and_units(tiny_run: Path, tiny_data: Path, tmp_path: Path, inverse: bool) -> None:
+    given, made = ("T2", "T1") if inverse else ("T1", "T2")
+    source = tmp_path / "data"
+    shutil.copytree(tiny_data / given, source / given)  # the modality to synthesise is absent
+    paths = synthesize(tiny_run, source, tmp_path / "out", inverse=inverse, progress=False, device="cpu")
+    assert paths == [tmp_path / "out" / made / f"sub-{i:02d}.nii.gz" for i in range(3)]
+    scale = json.loads((tiny_run / "normalisation.json").read_text())["scales"][made]
+    predictor = load_predictor(tiny_run, device="cpu")
+    for path in paths:
+        result, like = nib.load(path), nib.load(source / given / path.name)
+        assert result.shape == like.shape
+        assert np.array_equal(result.affine, like.affine)
+        assert nib.aff2axcodes(result.affine) == ("L", "A", "S")
+        values = np.asarray(result.dataobj)
+        assert values.min() >= 0  # magnitude images
+        # The same by hand: voxels as stored -> slices -> network -> voxels, in the training scale.
+        stored = np.asarray(like.dataobj, np.float32)
+        high = np.percentile(stored[stored > 0], 99.5)
+        slices = torch.from_numpy((stored / np.float32(high))[::-1].transpose(2, 1, 0)[:, None, ::-1].copy())
+        state = slices.expand(-1, 2, -1, -1).contiguous()
+        with torch.no_grad():
+            output = predictor.model.inverse(state) if inverse else predictor.model(state)
+        wanted = output.mean(1).numpy()[:, ::-1].transpose(2, 1, 0)[::-1].clip(0) * scale["high"]
+        assert np.allclose(values, wanted, atol=1e-4 * scale["high"])
+
+
+def test_batches_do_not_change_the_result(tiny_run: Path) -> None:
+    slices = np.random.default_rng(0).random((5, 1, 12, 10), np.float32)
+    one = load_predictor(tiny_run, device="cpu", pixels=1).predict(slices)
+    all_ = load_predictor(tiny_run, device="cpu").predict(slices)
+    assert one.shape == (5, 1, 12, 10)
+    assert np.allclose(one, all_, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sources", "targets"),
+    [(("T1", "PD"), ("T2",)), (("T1",), ("T2", "PD")), (("T1", "FLAIR"), ("T2", "PD"))],
+    ids=["2to1", "1to2", "2to2"],
+)
+def test_any_number_of_modalities(
+    train: Callable[..., Path], tiny_data: Path, tmp_path: Path, sources: Any, targets: Any
+) -> None:
+    run = train(sources=sources, targets=targets, epochs=1)
+    forward = synthesize(run, tiny_data, tmp_path / "f", progress=False, device="cpu")
+    backward = synthesize(run, tiny_data, tmp_path / "b", inverse=True, progress=False, device="cpu")
+    assert {p.parent.name for p in forward} == set(targets)
+    assert {p.parent.name for p in backward} == set(sources)
+    assert len(forward) == 3 * len(targets)
+    assert len(backward) == 3 * len(sources)
+
+
+def test_an_older_result_is_replaced_and_an_older_checkpoint_can_be_chosen(
+    train: Callable[..., Path], tiny_data: Path, tmp_path: Path
+) -> None:
+    run = train(checkpoint_every=5)
+    synthesize(run, tiny_data, tmp_path / "out", progress=False, device="cpu")
+    path = tmp_path / "out" / "T2" / "sub-00.nii.gz"
+    before = path.read_bytes()
+    synthesize(run, tiny_data, tmp_path / "out", checkpoint="step-5", progress=False, device="cpu")
+    assert path.read_bytes() != before
+
+
+def test_weights_in_use_are_the_averages(train: Callable[..., Path]) -> None:
+    from ivan.training.checkpoint import read_checkpoint
+
+    run = train(ema=0.9)
+    tensors = read_checkpoint(run).tensors
+    model, _, _ = load_run(run)
+    name = "chain.blocks.0.coupling.F.weights.0"
+    assert torch.equal(model.state_dict()[name], tensors["model"][name])
+    assert not torch.equal(tensors["model"][name], tensors["training"][name])

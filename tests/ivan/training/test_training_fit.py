@@ -1,0 +1,190 @@
+"""What a training run does: its folder, its records, its schedule, its settings, and its failures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import ivan
+from ivan.errors import InputError, RunError
+from ivan.training import TrainConfig, loop
+from ivan.training.checkpoint import read_checkpoint
+
+
+def records(run: Path, split: str = "train") -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["split"] == split]
+
+
+def test_run_folder(tiny_run: Path) -> None:
+    assert json.loads((tiny_run / "config.json").read_text())["sources"] == ["T1"]
+    assert set(json.loads((tiny_run / "split.json").read_text())) == {"training", "validation"}
+    assert (tiny_run / "checkpoint" / "latest").read_text() == "step-12\n"
+    validation = records(tiny_run, "validation")
+    assert [record["step"] for record in validation] == [6, 12]
+    for record in validation:
+        assert np.asarray(Image.open(tiny_run / "images" / f"validation-{record['step']}.png")).std() > 10
+    assert "<html" in (tiny_run / "report.html").read_text()
+    assert {"total", "forward", "reverse", "gradient_norm", "lr"} <= set(records(tiny_run)[0])
+
+
+def test_learns_both_directions(train: Callable[..., Path]) -> None:
+    run = train(epochs=40, growth=8, schedule="cosine", lr=3e-3, validate_epochs=5)
+    first, last = records(run, "validation")[0], records(run, "validation")[-1]
+    assert last["psnr_forward"] > first["psnr_forward"] + 2
+    assert last["psnr_reverse"] > first["psnr_reverse"] + 2
+
+
+def test_defaults_are_the_recipe_of_the_paper() -> None:
+    config = TrainConfig()
+    assert (config.lr, config.lr_factor, config.lr_every, config.epochs) == (1e-4, 0.5, 50, 300)
+    assert (config.blocks, config.growth, config.batch_size, config.weight) == (8, 32, 1, 1.0)
+    assert config.flips
+    assert config.turns
+    assert config.clip > 0
+    rates = [loop.learning_rate(config, step, 10, 3000) for step in (0, 499, 500, 2999)]
+    assert rates == pytest.approx([1e-4, 1e-4, 5e-5, 1e-4 / 32])
+
+
+def test_cosine_and_warm_up() -> None:
+    config = TrainConfig(schedule="cosine", warmup_steps=10)
+    assert loop.learning_rate(config, 0, 10, 100) == pytest.approx(1e-5)
+    assert loop.learning_rate(config, 50, 10, 100) == pytest.approx(0.5e-4)
+    assert loop.learning_rate(config, 100, 10, 100) == pytest.approx(0)
+
+
+def test_tensorboard_events(train: Callable[..., Path]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(epochs=1, tensorboard=True)
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    assert {"train/total", "validation/psnr_forward"} <= set(events.Tags()["scalars"])
+    logged = [event.value for event in events.Scalars("train/total")]
+    assert logged == pytest.approx([record["total"] for record in records(run)], rel=1e-6)
+
+
+def test_accepts_a_config_and_keywords(train: Callable[..., Path], tiny_data: Path, tmp_path: Path) -> None:
+    by_keywords = train(epochs=1)
+    config = TrainConfig.read(by_keywords / "config.json")
+    by_config = ivan.fit(config, out=str(tmp_path / "other"), progress=False)
+    for a, b in zip(
+        *(sorted(r.glob("checkpoint/*/model.safetensors")) for r in (by_keywords, by_config)), strict=True
+    ):
+        first, second = load_file(a), load_file(b)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(InputError, match="colour"):
+        ivan.fit(config, colour="red")
+
+
+def test_starts_from_given_weights(train: Callable[..., Path], tiny_run: Path) -> None:
+    run = train("tuned", init=str(tiny_run), max_steps=1, lr=1e-12)
+    tuned, origin = read_checkpoint(run).tensors["model"], read_checkpoint(tiny_run).tensors["model"]
+    assert all(torch.allclose(tuned[name], origin[name], atol=1e-9) for name in origin)
+
+
+def test_state_stays_float32_in_mixed_precision(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def loss(model: Any, sources: torch.Tensor, targets: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        seen.append(
+            (
+                sources.dtype,
+                targets.dtype,
+                torch.is_autocast_enabled("cpu"),
+                model(sources.expand(-1, 2, -1, -1)).dtype,
+            )
+        )
+        return ivan.bidirectional_loss(model, sources, targets, *rest, **options)
+
+    monkeypatch.setattr(loop, "bidirectional_loss", loss)
+    run = train(precision="bf16-mixed", max_steps=1)
+    assert seen == [(torch.float32, torch.float32, True, torch.float32)]
+    for group in read_checkpoint(run).tensors.values():
+        assert {tensor.dtype for tensor in group.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_not_finite_stops_names_the_batch_and_keeps_good_weights(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    calls = []
+
+    def loss(*details: Any, **options: Any) -> Any:
+        parts = ivan.bidirectional_loss(*details, **options)
+        calls.append(1)
+        if len(calls) == 4:
+            bad = torch.full((), float("nan")) if where == "loss" else (parts["total"] * 0).sqrt()
+            parts["total"] = parts["total"] + bad
+        return parts
+
+    monkeypatch.setattr(loop, "bidirectional_loss", loss)
+    with pytest.raises(
+        RunError, match=rf"step 4: the {where} is not finite on sub-\d\d slice \d.*step 3 are kept"
+    ) as caught:
+        train("run")
+    assert "\n" not in str(caught.value)
+    monkeypatch.undo()
+    plain = train("plain", max_steps=3)
+    kept, good = (read_checkpoint(r).tensors["model"] for r in (plain.parent / "run", plain))
+    assert all(torch.equal(kept[name], good[name]) for name in good)
+
+
+def test_validation_draws_nothing_from_the_generators(train: Callable[..., Path]) -> None:
+    often, never = (
+        train(name, fill="noise", channels=3, validate_every=every, validate_epochs=0)
+        for name, every in (("often", 1), ("never", 0))
+    )
+    a, b = (read_checkpoint(run).tensors["model"] for run in (often, never))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_setting_is_checked_and_documented() -> None:
+    for item in fields(TrainConfig):
+        assert item.metadata["help"].endswith((".", ")")), item.name
+        if item.metadata["bounds"].get("at_least") == 0:
+            with pytest.raises(InputError, match=item.name.replace("_", "-")):
+                TrainConfig(
+                    **{"data": "d", "sources": ("a",), "targets": ("b",), "out": "o", item.name: -1}
+                ).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
+def test_two_processes(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
+    run = tmp_path / "run"
+    arguments = (
+        f"train --data {tiny_data} --from T1 --to T2 --out {run} --blocks 1 --growth 4 --epochs 1".split()
+    )
+    arguments += "--device cpu --devices 2 --threads 1 --no-tensorboard --quiet".split()
+    start = [sys.executable, "-m", "ivan"]
+    if launcher == "torchrun":
+        start = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            "2",
+            "--master-port",
+            "0",
+            "-m",
+            "ivan",
+        ]
+    done = subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    state = read_checkpoint(run).state
+    assert (state["processes"], state["step"], len(state["random"])) == (2, 3, 2)
+    assert (run / "report.html").exists()
