@@ -133,9 +133,7 @@ def write(result: Evaluation, out: Path, run: Path | None = None) -> list[Path]:
     write_report(
         out / "report.html",
         title=f"Evaluation of {run}" if run else "Evaluation",
-        summary=[
-            f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB"
-        ],
+        summary=[f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB"],
         config=config or None,
         history=history,
         cases=result.views,

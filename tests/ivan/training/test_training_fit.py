@@ -169,21 +169,20 @@ def test_two_processes(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
     arguments = (
         f"train --data {tiny_data} --from T1 --to T2 --out {run} --blocks 1 --growth 4 --epochs 1".split()
     )
-    arguments += "--device cpu --devices 2 --threads 1 --no-tensorboard --quiet".split()
+    arguments += ["--device", "cpu", "--devices", "2", "--threads", "1", "--no-tensorboard", "--quiet"]
     start = [sys.executable, "-m", "ivan"]
     if launcher == "torchrun":
         start = [
             sys.executable,
             "-m",
             "torch.distributed.run",
+            "--standalone",
             "--nproc-per-node",
             "2",
-            "--master-port",
-            "0",
             "-m",
             "ivan",
         ]
-    done = subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     state = read_checkpoint(run).state
     assert (state["processes"], state["step"], len(state["random"])) == (2, 3, 2)
