@@ -42,7 +42,8 @@ def test_train_help_shows_every_setting(
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from ivan.cli import run; run(['train', '--help']); "
-        "heavy = {'torch', 'monai', 'numpy', 'nibabel', 'scipy', 'matplotlib', 'lightning_fabric'} & set(sys.modules); "
+        "slow = {'torch', 'monai', 'numpy', 'nibabel', 'scipy', 'matplotlib', 'lightning_fabric'}; "
+        "heavy = slow & set(sys.modules); "
         "sys.exit(f'imported: {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -92,7 +93,8 @@ def test_short_form_with_a_public_checkpoint(tiny_data: Path, tmp_path: Path) ->
     from ivan.official import official_state_dict
 
     torch.save(official_state_dict(IVAN()), tmp_path / "latest.pth")
-    line = f"test --task 1to1 --data {tiny_data} --from T1 --to T2 --out_path {tmp_path} --ckpt {tmp_path / 'latest.pth'}"
+    weights = tmp_path / "latest.pth"
+    line = f"test --task 1to1 --data {tiny_data} --from T1 --to T2 --out_path {tmp_path} --ckpt {weights}"
     assert ivan([*line.split(), "--quiet"]) == 0
     assert (tmp_path / "1to1" / "test" / "inverse" / "T1" / "sub-00.nii.gz").exists()
 
@@ -109,7 +111,7 @@ def test_short_form_mapping() -> None:
         ("1to1", ("a/T1", None, "a/T2")),
         (None, ("a/T1", None, None)),
     ):
-        with pytest.raises(InputError, match="--root|--task"):
+        with pytest.raises(InputError, match=r"--root|--task"):
             expand({}, task, None, roots)
 
 

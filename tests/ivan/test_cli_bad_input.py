@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that names the culprit and the remedy, the right exit code, nothing half-written."""
+"""What a user can get wrong: one line with culprit and remedy, the exit code, nothing half-written."""
 
 from __future__ import annotations
 

@@ -37,7 +37,8 @@ class LossModule(nn.Module):
 
     def __init__(self, model: IVAN, aug: Any, options: dict[str, Any]) -> None:
         super().__init__()
-        self.model, self.aug, self.options = model, aug, options
+        self.model, self.aug = model, aug
+        self.options: Any = options
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of `SliceDataset` items, [B, modalities, H, W], to the three losses, scalars."""

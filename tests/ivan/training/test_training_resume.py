@@ -156,7 +156,7 @@ def test_full_disk_leaves_the_earlier_checkpoint(
         original(path, content)
 
     monkeypatch.setattr(checkpoint, "write_bytes", write)
-    with pytest.raises(RunError, match="step-10.*No space left"):
+    with pytest.raises(RunError, match=r"step-10.*No space left"):
         train(checkpoint_every=5)
     monkeypatch.undo()
     whole = train("whole")
