@@ -38,7 +38,7 @@ class LossModule(nn.Module):
     def __init__(self, model: IVAN, aug: Any, options: dict[str, Any]) -> None:
         super().__init__()
         self.model, self.aug = model, aug
-        self.options: Any = options
+        self.options = options
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of `SliceDataset` items, [B, modalities, H, W], to the three losses, scalars."""
