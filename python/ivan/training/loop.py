@@ -42,7 +42,9 @@ class LossModule(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of `SliceDataset` items, [B, modalities, H, W], to the three losses, scalars."""
-        inputs = {key + "s": batch[key] for key in ("source_input", "target_input") if key in batch}
+        inputs: dict[str, Any] = {
+            key + "s": batch[key] for key in ("source_input", "target_input") if key in batch
+        }
         return bidirectional_loss(
             self.model, batch["source"], batch["target"], self.aug, **inputs, **self.options
         )
