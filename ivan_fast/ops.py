@@ -144,7 +144,7 @@ def dense_block_backward(
 
 
 def dense_block_workspace() -> int:
-    """Upper bound in bytes of the rows that :func:`dense_block` and its backward keep, all threads together."""
+    """Upper bound in bytes of the rows that the dense block ops keep, all threads together."""
     return _C.dense_block_workspace()
 
 

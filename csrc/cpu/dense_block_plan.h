@@ -119,7 +119,11 @@ static inline size_t workspace_elements(const Job<T>& job, int64_t columns, bool
     channels += size_t(size.hidden[k] + size.gradient[k]) * (job.net.width + transformed_channels);
   channels += job.net.out_width > job.gradient.out_width ? job.net.out_width : job.gradient.out_width;
   channels += 2 * transformed_channels;
-  const size_t alignment_slack = size_t(8 + 4 * kMaxSources) * 16;
+  if (job.winograd) {  // flags
+    channels += 1;
+    for (int k = 1; k < job.net.hidden; ++k) channels += size_t(size.hidden[k]);
+  }
+  const size_t alignment_slack = size_t(8 + 5 * kMaxSources) * 16;
   return pixels * channels + alignment_slack;
 }
 

@@ -36,9 +36,11 @@ struct Stream {
   Ring<T> gradient[dense::kMaxSources];  // grad_y, then the masked gradients of h_L .. h_1
   // Winograd: [f][tile][channel] rows of h_1 .. h_(L - 1), and of all gradients but the last.
   Ring<T> state_transformed[dense::kMaxSources], gradient_transformed[dense::kMaxSources];
-  T* products;              // [f][tile][width] of one row
-  T* transformed_gradient;  // [f][tile][width] of one row
-  T* scratch;               // a row of the output level in pixel-major order
+  Ring<T> nonzero[dense::kMaxSources];  // of h_1 .. h_(L - 1): one flag a pixel
+  T* alive;                             // a row of flags
+  T* products;                          // [f][tile][width] of one row
+  T* transformed_gradient;              // [f][tile][width] of one row
+  T* scratch;                           // a row of the output level in pixel-major order
 
   Stream(const dense::Job<T>& job_, const dense::Tile& tile_, bool backward, T* workspace)
       : job(job_), tile(tile_), hidden(job_.net.hidden), scale(job_.winograd ? dense::kTile : 1) {
@@ -74,7 +76,11 @@ struct Stream {
       for (int m = 1; m <= hidden; ++m) gradient[m] = make(size.gradient[m], width);
     }
     if (job.winograd) {
-      for (int k = 1; k < hidden; ++k) state_transformed[k] = make_transformed(size.hidden[k]);
+      for (int k = 1; k < hidden; ++k) {
+        state_transformed[k] = make_transformed(size.hidden[k]);
+        nonzero[k] = make(size.hidden[k], 1);
+      }
+      alive = take(pixels);
       for (int m = 1; backward && m < hidden; ++m) gradient_transformed[m] = make_transformed(size.gradient[m]);
       products = take(dense::kFrequencies * tiles * width);
       transformed_gradient = take(dense::kFrequencies * tiles * width);
@@ -128,6 +134,14 @@ struct Stream {
       }
   }
 
+  // Which outputs of a level have any input other than 0 among the hidden levels.
+  const T* alive_row(int level, int64_t row, const Range& columns) const {
+    const T* rows[dense::kMaxSources][3] = {};
+    neighbours(nonzero + 1, level - 1, row, columns.begin, rows);
+    mark_alive(&rows[0][0], 3 * (level - 1), columns.end - columns.begin, alive);
+    return alive;
+  }
+
   // A row of hidden level `level` of a net into its ring, and transformed for the levels after it. `mask`: the ring
   // whose signs decide instead of the sums' own.
   void hidden_row(const dense::Net<T>& net, const Ring<T>* rings, const Ring<T>* transformed, int level, int64_t row,
@@ -145,10 +159,12 @@ struct Stream {
     if (!direct) {
       transformed_neighbours(transformed, level, row, columns.begin, rows);
       winograd_products(net, level, rows, tiles * net.width, tiles_of(count), products);
-      transform_output(products, count, net.width, finish, mask_row, job.slope, out);
+      transform_output(products, count, net.width, finish, mask_row, mask ? nullptr : alive_row(level, row, columns),
+                       job.slope, out);
     }
     dense::round_values(out, count * net.width, job.rounding);
     if (!job.winograd || level == hidden) return;
+    if (!mask) mark_nonzero(out, count, net.width, at(nonzero[level], row, columns.begin));
     const Range needed = columns_with(margin - 1);
     transform_input(at(rings[level], row, needed.begin - 1), tiles_of(needed.end - needed.begin), net.width,
                     transformed_at(transformed[level], row, needed.begin), tiles * net.width);

@@ -90,6 +90,22 @@ struct LaneIndex {
   typedef Integer type __attribute__((vector_size(kVectorBytes)));
 };
 
+// Whether any value of `vectors` vectors at p differs from 0.
+template <typename T>
+IVAN_INLINE bool any_nonzero(const T* p, int vectors) {
+  typename LaneIndex<T>::type different = load(p) != T(0);
+  for (int i = 1; i < vectors; ++i) different |= load(p + i * kLanes<T>) != T(0);
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)different, (__m512i)different) != 0;
+#elif defined(__AVX2__) && defined(__FMA__)
+  return _mm256_movemask_epi8((__m256i)different) != 0;
+#else
+  bool any = false;
+  for (int i = 0; i < kLanes<T>; ++i) any |= different[i] != 0;
+  return any;
+#endif
+}
+
 // Sum of the lanes in one fixed order: halves are added until one lane is left.
 template <typename T>
 IVAN_INLINE T sum_lanes(Vec<T> v) {

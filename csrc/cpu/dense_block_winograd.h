@@ -7,6 +7,8 @@
 // Points 0, 3/4, -3/4, 3/2, -3/2, infinity: exact in binary, and they round about 1.3 times as coarsely as a direct sum
 // where the usual 0, 1, -1, 2, -2 do so 1.9 times.
 // Tiles are anchored at the image's column 0, so results do not depend on strips.
+// An output whose own inputs are all exactly 0 is exactly 0, as in a direct sum, though others of its tile are not:
+// the noise would otherwise decide LeakyReLU's derivative in the black background of an image under zero biases.
 #pragma once
 
 #include "dense_block_gemm.h"
@@ -62,9 +64,10 @@ static void transform_gradient(const T* row, int64_t tiles, int channels, T* out
     }
 }
 
-// out += A^T m for the `pixels` outputs of the row, then the activation or the mask.
+// out += A^T m for the `pixels` outputs of the row (not where `alive` is 0), then the activation or the mask.
 template <typename T>
-static void transform_output(const T* m, int64_t pixels, int channels, Finish finish, const T* mask, T slope, T* out) {
+static void transform_output(const T* m, int64_t pixels, int channels, Finish finish, const T* mask, const T* alive,
+                             T slope, T* out) {
   constexpr int V = kLanes<T>;
   constexpr T a = dense::kPointA, b = dense::kPointB, a2 = a * a, b2 = b * b;
   const int64_t plane = (pixels + kTile - 1) / kTile * channels;
@@ -80,13 +83,30 @@ static void transform_output(const T* m, int64_t pixels, int channels, Finish fi
                                fma(broadcast(a2 * a), difference_a, fma(broadcast(b2 * b), difference_b, f[5]))};
       for (int i = 0; i < count; ++i) {
         T* to = out + (x + i) * channels + c;
-        Vec<T> v = load(to) + y[i];
+        Vec<T> v = load(to);
+        if (!alive || alive[x + i] != T(0)) v += y[i];
         if (finish == Finish::kLeaky) v = v > T(0) ? v : v * slope;
         if (finish == Finish::kMask) v = load(mask + (x + i) * channels + c) > T(0) ? v : v * slope;
         store(to, v);
       }
     }
   }
+}
+
+// flags[pixel] = whether any channel of the pixel differs from 0.
+template <typename T>
+static void mark_nonzero(const T* row, int64_t pixels, int channels, T* flags) {
+  for (int64_t x = 0; x < pixels; ++x) flags[x] = any_nonzero(row + x * channels, channels / kLanes<T>) ? T(1) : T(0);
+}
+
+// alive[pixel] = 0 where the inputs of the pixel's output are 0 in all `count` rows of flags; rows begin at its left
+// neighbour and may be null.
+template <typename T>
+static void mark_alive(const T* const* rows, int count, int64_t pixels, T* alive) {
+  for (int64_t x = 0; x < pixels; ++x) alive[x] = T(0);
+  for (int i = 0; i < count; ++i)
+    if (const T* flags = rows[i])
+      for (int64_t x = 0; x < pixels; ++x) alive[x] += flags[x] + flags[x + 1] + flags[x + 2];
 }
 
 // m[f][tile][width] = the products of a level's hidden sources 1 .. level - 1. rows[s][kh]: transformed rows, or null.

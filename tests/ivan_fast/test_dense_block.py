@@ -311,5 +311,18 @@ def test_fast_is_another_arithmetic_than_strict() -> None:
     assert (strict - fast).norm() < 1e-5 * strict.norm()
 
 
+def test_exact_zeros_stay_exact_zeros() -> None:
+    """Beside a foreground, in any column of a Winograd tile."""
+    for edge in range(8, 14):
+        x, weights, biases, _ = cast(make(1, 1, 1, 8, 5, 5, 40), torch.float32)
+        x[..., edge:] = 0
+        zeros = [torch.zeros_like(b) for b in biases]
+        strict = ops.dense_block(x, weights, zeros, 0.2, "strict")
+        fast = ops.dense_block(x, weights, zeros, 0.2, "fast")
+        assert torch.equal(strict == 0, fast == 0)
+        assert (fast[..., edge + 5 :] == 0).all()
+        assert (fast[..., : edge + 5] != 0).all()
+
+
 def test_build_info_says_what_cuda_tensors_run() -> None:
     assert ivan_fast.build_info()["dense_block_cuda"] in ("reference", "kernels")
