@@ -86,7 +86,7 @@ static void row_of_blocks(const Chunk<T>& c, int64_t pixels, T* out, int out_str
   static constexpr BlockFunction<T, NB> table[] = {
       block_function<T, 1, NB>,  block_function<T, 2, NB>,  block_function<T, 3, NB>,  block_function<T, 4, NB>,
       block_function<T, 5, NB>,  block_function<T, 6, NB>,
-#if defined(__AVX512F__)
+#if defined(IVAN_DENSE_BLOCK_14)
       block_function<T, 7, NB>,  block_function<T, 8, NB>,  block_function<T, 9, NB>,  block_function<T, 10, NB>,
       block_function<T, 11, NB>, block_function<T, 12, NB>, block_function<T, 13, NB>, block_function<T, 14, NB>,
 #endif

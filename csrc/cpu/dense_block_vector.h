@@ -13,7 +13,9 @@
 
 namespace ivan_fast::cpu::IVAN_ISA {
 
-#if defined(__AVX512F__)
+// IVAN_DENSE_BLOCK_WIDE: the shapes of AVX-512 in generic vectors, to test them on machines without it.
+#if defined(__AVX512F__) || defined(IVAN_DENSE_BLOCK_WIDE)
+#define IVAN_DENSE_BLOCK_14 1
 constexpr int kVectorBytes = 64;
 constexpr int kBlockPixels = 14;  // 14 x 2 accumulators + 2 weights + 1 broadcast of 32 registers
 #elif defined(__AVX2__) && defined(__FMA__)

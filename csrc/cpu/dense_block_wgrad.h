@@ -51,7 +51,7 @@ static void gradient_blocks(const T* input, int64_t stride, int length, const T*
   static constexpr GradientFunction<T> table[] = {
       gradient_function<T, 1, NB>,  gradient_function<T, 2, NB>,  gradient_function<T, 3, NB>,
       gradient_function<T, 4, NB>,  gradient_function<T, 5, NB>,  gradient_function<T, 6, NB>,
-#if defined(__AVX512F__)
+#if defined(IVAN_DENSE_BLOCK_14)
       gradient_function<T, 7, NB>,  gradient_function<T, 8, NB>,  gradient_function<T, 9, NB>,
       gradient_function<T, 10, NB>, gradient_function<T, 11, NB>, gradient_function<T, 12, NB>,
       gradient_function<T, 13, NB>, gradient_function<T, 14, NB>,
