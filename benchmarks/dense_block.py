@@ -2,9 +2,9 @@
 
     python benchmarks/dense_block.py [sizes ...] [--channels 1] [--rounds 9] [--json FILE]
 
-Eager PyTorch (NCHW, torch.cat, stored activations), the strict and the fast kernels are warmed up and then take
-turns; medians are compared. Rates count the multiply-adds of direct convolutions, whatever is computed, and are
-given as a fraction of the measured rate of independent multiply-adds (one thread, times the number of threads).
+Eager PyTorch (NCHW, torch.cat, stored activations), the strict and the fast kernels are warmed up and then
+take turns; medians are compared. Rates count the multiply-adds of direct convolutions, whatever is computed,
+and are given as a fraction of the measured rate of independent multiply-adds (of one thread, times threads).
 """
 
 from __future__ import annotations

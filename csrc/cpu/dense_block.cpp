@@ -11,6 +11,7 @@
 
 #include "dense_block_pack.h"
 #include "dense_block_plan.h"
+#include "dense_block_reduce.h"
 #include "dense_block_tiles.h"
 #include "isa.h"
 

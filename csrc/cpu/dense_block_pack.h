@@ -1,4 +1,4 @@
-// Weights into the order the kernels read, and gradients back out of it.
+// Weights into the order the kernels read.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ inline constexpr double kFilterTransform[kFrequencies][3] = {
 template <typename T>
 struct PackedNet {
   Net<T> net = {};
-  std::vector<T> storage;  // the net's weights begin at its first 64-byte boundary
+  std::vector<T> storage;
 };
 
 // Few output channels are cheaper as dot products: at most three quarters of the vectors they would fill.
@@ -32,11 +32,11 @@ inline bool use_dot(int64_t channels, int64_t padded) { return 4 * channels <= 3
 
 inline int64_t padded(int64_t channels, int lanes) { return (channels + lanes - 1) / lanes * lanes; }
 
-// Lays out a net whose level k (1 .. L + 1) has weight(k, o, s, c, kh, kw) from channel c of source s to output o, and
-// bias(k, o). width and growth of hidden levels are common to all.
-template <typename T, typename Weight, typename Bias>
+// Lays out a net whose level k (1 .. L + 1) has the 9 weights taps(k, o, s, c, kernel) from channel c of source s to
+// output o, and bias(k, o). Every weight is read once, in order; what is not written stays the zero of the padding.
+template <typename T, typename Taps, typename Bias>
 PackedNet<T> pack(int hidden, int64_t in_channels, int64_t out_channels, int64_t growth, int lanes, Rounding rounding,
-                  bool winograd, const Weight& weight, const Bias& bias) {
+                  bool winograd, const Taps& taps, const Bias& bias) {
   PackedNet<T> packed;
   Net<T>& net = packed.net;
   net.hidden = hidden;
@@ -45,53 +45,57 @@ PackedNet<T> pack(int hidden, int64_t in_channels, int64_t out_channels, int64_t
   net.width = int(padded(growth, lanes));
   net.out_width = int(padded(out_channels, lanes));
   net.out_dot = use_dot(out_channels, net.out_width);
-  std::vector<T>& w = packed.storage;
-  std::vector<size_t> weights_at(size_t(hidden) + 2), bias_at(size_t(hidden) + 2), transformed_at(size_t(hidden) + 2);
-  const int block = kBlockVectors * lanes;
+  constexpr size_t kLine = 64 / sizeof(T);  // parts begin at cache lines, so that no vector of weights straddles two
+  size_t weights_at[kMaxSources + 1] = {}, bias_at[kMaxSources + 1] = {}, transformed_at[kMaxSources + 1] = {}, end = 0;
+  const auto reserve = [&](size_t elements) {
+    const size_t begin = end;
+    end += (elements + kLine - 1) / kLine * kLine;
+    return begin;
+  };
   for (int k = 1; k <= hidden + 1; ++k) {
     const bool output = k == hidden + 1;
-    const int64_t outputs = output ? out_channels : growth;
     const int width = output ? net.out_width : net.width;
-    const auto value = [&](int64_t o, int s, int64_t c, int kh, int kw) {
-      const int64_t channels = s == 0 ? in_channels : growth;
-      return o < outputs && c < channels ? weight(k, o, s, c, kh, kw) : T(0);
-    };
-    weights_at[k] = w.size();
-    if (output && net.out_dot) {
-      for (int64_t o = 0; o < outputs; ++o)
-        for (int s = 0; s < k; ++s)
-          for (int q = 0; q < 9; ++q)
-            for (int c = 0; c < source_channels(net, s); ++c) w.push_back(value(o, s, c, q / 3, q % 3));
-    } else {
-      for (int s = 0; s < (winograd && !output ? 1 : k); ++s)
-        for (int first = 0; first < width; first += block)
-          for (int q = 0; q < 9; ++q)
-            for (int c = 0; c < source_channels(net, s); ++c)
-              for (int o = first; o < width && o < first + block; ++o) w.push_back(value(o, s, c, q / 3, q % 3));
-    }
-    transformed_at[k] = w.size();
-    if (winograd && !output)
-      for (int s = 1; s < k; ++s)
-        for (int f = 0; f < kFrequencies; ++f)
-          for (int first = 0; first < width; first += block)
-            for (int kh = 0; kh < 3; ++kh)
-              for (int c = 0; c < net.width; ++c)
-                for (int o = first; o < width && o < first + block; ++o)
-                  w.push_back(T(kFilterTransform[f][0] * value(o, s, c, kh, 0) +
-                                kFilterTransform[f][1] * value(o, s, c, kh, 1) +
-                                kFilterTransform[f][2] * value(o, s, c, kh, 2)));
-    round_values(w.data() + weights_at[k], int64_t(w.size() - weights_at[k]), rounding);
-    bias_at[k] = w.size();
-    for (int o = 0; o < width; ++o) w.push_back(o < outputs ? bias(k, o) : T(0));
-    while (w.size() % (64 / sizeof(T)) != 0) w.push_back(T(0));
+    weights_at[k] =
+        reserve(source_offset(net, winograd && !output ? 1 : k, output && net.out_dot ? net.out_channels : width));
+    transformed_at[k] = reserve(winograd && !output ? transformed_offset(net, k) : 0);
+    bias_at[k] = reserve(width);
   }
-  w.resize(w.size() + 64 / sizeof(T));  // so that no vector of weights straddles two cache lines
-  const size_t shift = (64 - reinterpret_cast<uintptr_t>(w.data()) % 64) % 64 / sizeof(T);
-  std::move_backward(w.begin(), w.end() - 64 / sizeof(T), w.end() - 64 / sizeof(T) + shift);
+  packed.storage.assign(end + kLine, T(0));
+  T* base = packed.storage.data();
+  base += (64 - reinterpret_cast<uintptr_t>(base) % 64) % 64 / sizeof(T);
+  const int64_t block = kBlockVectors * lanes;
   for (int k = 1; k <= hidden + 1; ++k) {
-    net.weights[k] = w.data() + shift + weights_at[k];
-    net.bias[k] = w.data() + shift + bias_at[k];
-    net.transformed[k] = w.data() + shift + transformed_at[k];
+    const bool output = k == hidden + 1, dot = output && net.out_dot;
+    const int64_t outputs = output ? out_channels : growth, width = output ? net.out_width : net.width;
+    T* direct = base + weights_at[k];
+    for (int64_t o = 0; o < outputs; ++o) {
+      const int64_t first = o / block * block, in_block = o - first, block_width = std::min(block, width - first);
+      base[bias_at[k] + o] = bias(k, o);
+      for (int s = 0; s < k; ++s) {
+        const int64_t channels = source_channels(net, s), real = s == 0 ? in_channels : growth;
+        T* to = dot ? direct + o * source_offset(net, k, 1) + source_offset(net, s, 1)
+                    : direct + source_offset(net, s, int(width)) + first * 9 * channels + in_block;
+        const int64_t step = dot ? 1 : block_width;
+        for (int64_t c = 0; c < real; ++c) {
+          T kernel[9];
+          taps(k, o, s, c, kernel);
+          if (!winograd || output || s == 0) {
+            for (int q = 0; q < 9; ++q) to[(q * channels + c) * step] = kernel[q];
+            continue;
+          }
+          T* transformed = base + transformed_at[k] + transformed_offset(net, s) + first * 3 * width + in_block;
+          for (int kh = 0; kh < 3; ++kh)
+            for (int f = 0; f < kFrequencies; ++f)
+              transformed[f * 3 * width * width + (kh * width + c) * block_width] =
+                  T(kFilterTransform[f][0] * kernel[3 * kh] + kFilterTransform[f][1] * kernel[3 * kh + 1] +
+                    kFilterTransform[f][2] * kernel[3 * kh + 2]);
+        }
+      }
+    }
+    round_values(direct, int64_t(transformed_at[k] - weights_at[k]), rounding);
+    net.weights[k] = direct;
+    net.bias[k] = base + bias_at[k];
+    net.transformed[k] = base + transformed_at[k];
   }
   return packed;
 }
@@ -100,12 +104,13 @@ template <typename T>
 PackedNet<T> pack_forward(const DenseBlockShape& shape, const T* const* weights, const T* const* biases, int lanes,
                           Rounding rounding, bool winograd) {
   const int64_t in = shape.in_channels, growth = shape.growth;
-  const auto weight = [&](int k, int64_t o, int s, int64_t c, int kh, int kw) {
+  const auto taps = [&](int k, int64_t o, int s, int64_t c, T* kernel) {
     const int64_t channel = s == 0 ? c : in + (s - 1) * growth + c;
-    return weights[k - 1][((o * (in + (k - 1) * growth) + channel) * 3 + kh) * 3 + kw];
+    const T* from = weights[k - 1] + (o * (in + (k - 1) * growth) + channel) * 9;
+    for (int q = 0; q < 9; ++q) kernel[q] = from[q];
   };
   const auto bias = [&](int k, int64_t o) { return biases[k - 1][o]; };
-  return pack<T>(int(shape.depth) - 1, in, shape.out_channels, growth, lanes, rounding, winograd, weight, bias);
+  return pack<T>(int(shape.depth) - 1, in, shape.out_channels, growth, lanes, rounding, winograd, taps, bias);
 }
 
 // The mirrored net: level m (1 .. L) is the gradient of h_j, j = L + 1 - m, and the output that of x (j = 0). Its
@@ -116,94 +121,14 @@ PackedNet<T> pack_gradient(const DenseBlockShape& shape, const T* const* weights
                            bool winograd) {
   const int hidden = int(shape.depth) - 1;
   const int64_t in = shape.in_channels, growth = shape.growth;
-  const auto weight = [&](int m, int64_t o, int s, int64_t c, int kh, int kw) {
+  const auto taps = [&](int m, int64_t o, int s, int64_t c, T* kernel) {
     const int level = hidden + 1 - s, j = hidden + 1 - m;
     const int64_t channel = j == 0 ? o : in + (j - 1) * growth + o;
-    return weights[level - 1][((c * (in + (level - 1) * growth) + channel) * 3 + (2 - kh)) * 3 + (2 - kw)];
+    const T* from = weights[level - 1] + (c * (in + (level - 1) * growth) + channel) * 9;
+    for (int q = 0; q < 9; ++q) kernel[q] = from[8 - q];
   };
   const auto bias = [](int, int64_t) { return T(0); };
-  return pack<T>(hidden, shape.out_channels, in, growth, lanes, rounding, winograd, weight, bias);
-}
-
-// Places of the gradients of one level in a thread's accumulators; `end` is where the next level begins.
-struct LevelPlace {
-  size_t weights, bias, transformed, end;
-};
-
-template <typename T>
-LevelPlace place_level(const Net<T>& net, int k, bool winograd, size_t begin) {
-  const bool output = k == net.hidden + 1;
-  const int width = output ? (net.out_dot ? net.out_channels : net.out_width) : net.width;
-  LevelPlace place = {};
-  place.weights = begin;
-  place.bias = begin + source_offset(net, winograd && !output ? 1 : k, width);
-  place.transformed = (place.bias + width + 15) / 16 * 16;
-  place.end = place.transformed + (winograd && !output ? transformed_offset(net, k) : 0);
-  return place;
-}
-
-template <typename T>
-size_t accumulator_elements(const Net<T>& net, bool winograd) {
-  size_t end = 0;
-  for (int k = 1; k <= net.hidden + 1; ++k) end = place_level(net, k, winograd, end).end;
-  return end;
-}
-
-template <typename T>
-Accumulators<T> place_accumulators(const Net<T>& net, bool winograd, T* base) {
-  Accumulators<T> sums = {};
-  size_t end = 0;
-  for (int k = 1; k <= net.hidden + 1; ++k) {
-    const LevelPlace place = place_level(net, k, winograd, end);
-    sums.weights[k] = base + place.weights;
-    sums.bias[k] = base + place.bias;
-    sums.transformed[k] = base + place.transformed;
-    end = place.end;
-  }
-  return sums;
-}
-
-// Sums the threads' accumulators, in order and in double, into tensors of the parameters' shapes.
-template <typename T>
-void reduce_gradients(const Net<T>& net, bool winograd, const T* sums, size_t stride, int64_t slots,
-                      T* const* grad_weights, T* const* grad_biases, int growth) {
-  const auto total = [&](size_t at) {
-    double sum = 0;
-    for (int64_t slot = 0; slot < slots; ++slot) sum += double(sums[size_t(slot) * stride + at]);
-    return sum;
-  };
-  size_t end = 0;
-  for (int k = 1; k <= net.hidden + 1; ++k) {
-    const LevelPlace place = place_level(net, k, winograd, end);
-    end = place.end;
-    const bool output = k == net.hidden + 1, dot = output && net.out_dot;
-    const int outputs = output ? net.out_channels : growth, width = output ? net.out_width : net.width;
-    const auto direct_tap = [&](int o, int s, int c, int q) {
-      const size_t tap = size_t(q) * source_channels(net, s) + c;
-      return total(place.weights + (dot ? o * source_offset(net, k, 1) + source_offset(net, s, 1) + tap
-                                        : source_offset(net, s, width) + tap * width + o));
-    };
-    T* to = grad_weights[k - 1];
-    for (int o = 0; o < outputs; ++o) {
-      grad_biases[k - 1][o] = T(total(place.bias + o));
-      for (int s = 0; s < k; ++s)
-        for (int c = 0; c < (s == 0 ? net.in_channels : growth); ++c, to += 9) {
-          if (!winograd || output || s == 0) {
-            for (int q = 0; q < 9; ++q) to[q] = T(direct_tap(o, s, c, q));
-            continue;
-          }
-          for (int kh = 0; kh < 3; ++kh) {
-            double tap[3] = {};
-            for (int f = 0; f < kFrequencies; ++f) {
-              const size_t at = (size_t(kh * kFrequencies + f) * width + c) * width + o;
-              const double sum = total(place.transformed + transformed_offset(net, s) + at);
-              for (int kw = 0; kw < 3; ++kw) tap[kw] += kFilterTransform[f][kw] * sum;
-            }
-            for (int kw = 0; kw < 3; ++kw) to[kh * 3 + kw] = T(tap[kw]);
-          }
-        }
-    }
-  }
+  return pack<T>(hidden, shape.out_channels, in, growth, lanes, rounding, winograd, taps, bias);
 }
 
 }  // namespace ivan_fast::cpu::dense
