@@ -23,7 +23,7 @@ class DenseBlock(BackendModule):
         depth: number of convolutions, at least 1.
         negative_slope: of the LeakyReLU, and its derivative at exactly 0.
         compute: arithmetic: ``"strict"``, ``"fast"``, ``"bf16"``, ``"fp16"`` or ``"tf32"``.
-            ``None`` follows autocast (bf16 or fp16 inside it) and is ``"fast"`` otherwise. A block of
+            ``None`` follows autocast (bf16 or fp16 inside it) and is ``"strict"`` otherwise. A block of
             float64 weights is always strict.
         backend: ``"fast"`` (compiled ops) or ``"reference"`` (plain PyTorch).
 
@@ -76,8 +76,8 @@ class DenseBlock(BackendModule):
             return self.compute
         kind = x.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            return _AUTOCAST_COMPUTE.get(torch.get_autocast_dtype(kind), "fast")
-        return "fast"
+            return _AUTOCAST_COMPUTE.get(torch.get_autocast_dtype(kind), "strict")
+        return "strict"
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, in the dtype of the weights.

@@ -98,7 +98,7 @@ class TrainConfig:
     compute: str = setting(
         "",
         "Network",
-        "Arithmetic of the dense blocks (default: by --precision).",
+        "Arithmetic of the dense blocks (default: fast, or by --precision).",
         choices=("", "strict", "fast", "bf16", "fp16", "tf32"),
     )
 
