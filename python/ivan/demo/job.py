@@ -163,6 +163,7 @@ def _config(out: Path, seed: int) -> TrainConfig:
         growth=GROWTH,
         patch_size=PATCH,
         lr=LEARNING_RATE,
+        last_scale=0.1,  # a start near the identity bears this learning rate
         schedule="cosine",
         percentile=PERCENTILE,
         validation_slices=0,
