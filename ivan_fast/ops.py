@@ -2,7 +2,8 @@
 
 State tensors are float32 or float64 (under ``torch.autocast`` lower precisions are converted to float32).
 They may be channel slices ``t[:, a:b]`` of a contiguous tensor; other layouts are copied. Outputs are new and
-contiguous. Errors of shape, dtype or device raise ``RuntimeError``; so does differentiating a ``*_backward``.
+contiguous. Errors of shape, dtype or device raise ``RuntimeError``; so do differentiating a ``*_backward``
+and any forward-mode differentiation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import ivan_fast._autograd
 import ivan_fast._dense_block
@@ -34,6 +36,18 @@ __all__ = [
 _ops = torch.ops.ivan_fast
 
 
+def _refuse_tangents(op: str, *tensors: Tensor) -> None:
+    """The formulas are those of reverse mode only: torch would drop a tangent here without a word."""
+    if forward_ad._current_level < 0:  # outside torch.autograd.forward_ad.dual_level and torch.func.jvp
+        return
+    for t in tensors:
+        if forward_ad.unpack_dual(t).tangent is not None:
+            raise RuntimeError(
+                f"ivan_fast::{op} has no forward-mode derivative: it works only with plain PyTorch, "
+                'use backend="reference" (ivan_fast.reference)'
+            )
+
+
 def affine_coupling_forward(x: Tensor, h: Tensor, g: Tensor, clamp: float) -> Tensor:
     """``y = x * exp(s) + g`` with ``s = clamp * (2 * sigmoid(h) - 1)``.
 
@@ -43,16 +57,19 @@ def affine_coupling_forward(x: Tensor, h: Tensor, g: Tensor, clamp: float) -> Te
         g: shift ``[N, C2, H, W]``.
         clamp: bound of ``|s|``, >= 0; 0.8 in the paper.
     """
+    _refuse_tangents("affine_coupling_forward", x, h, g)
     return _ops.affine_coupling_forward.default(x, h, g, clamp)
 
 
 def affine_coupling_inverse(y: Tensor, h: Tensor, g: Tensor, clamp: float) -> Tensor:
     """``x = (y - g) * exp(-s)``, the inverse of :func:`affine_coupling_forward`; all ``[N, C2, H, W]``."""
+    _refuse_tangents("affine_coupling_inverse", y, h, g)
     return _ops.affine_coupling_inverse.default(y, h, g, clamp)
 
 
 def affine_coupling_backward(grad_y: Tensor, x: Tensor, h: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
     """Gradients ``(grad_x, grad_h)`` of :func:`affine_coupling_forward`; ``grad_g`` is ``grad_y`` itself."""
+    _refuse_tangents("affine_coupling_backward", grad_y, x, h)
     return _ops.affine_coupling_backward.default(grad_y, x, h, clamp)
 
 
@@ -63,6 +80,7 @@ def affine_coupling_inverse_backward(
 
     ``grad_g`` is ``-grad_y``.
     """
+    _refuse_tangents("affine_coupling_inverse_backward", grad_x, x, h)
     return _ops.affine_coupling_inverse_backward.default(grad_x, x, h, clamp)
 
 
@@ -73,6 +91,7 @@ def affine_coupling_recompute_backward(
 
     ``grad_g`` is ``grad_y``. The result is bit for bit that of the inverse followed by the backward.
     """
+    _refuse_tangents("affine_coupling_recompute_backward", y, h, g, grad_y)
     return _ops.affine_coupling_recompute_backward.default(y, h, g, grad_y, clamp)
 
 
@@ -83,6 +102,7 @@ def channel_mix(x: Tensor, weight: Tensor) -> Tensor:
         x: state ``[N, C, H, W]``.
         weight: ``[C, C]``.
     """
+    _refuse_tangents("channel_mix", x, weight)
     return _ops.channel_mix.default(x, weight)
 
 
@@ -91,6 +111,7 @@ def channel_mix_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Ten
 
     ``grad_weight`` is summed in a fixed order: the same on every run and for every number of threads.
     """
+    _refuse_tangents("channel_mix_backward", grad_y, x, weight)
     return _ops.channel_mix_backward.default(grad_y, x, weight)
 
 
@@ -123,6 +144,7 @@ def dense_block(
     Returns:
         ``[N, out, H, W]`` in ``x.dtype``.
     """
+    _refuse_tangents("dense_block", x, *weights, *biases)
     return _ops.dense_block.default(x, list(weights), list(biases), negative_slope, compute)
 
 
@@ -140,6 +162,7 @@ def dense_block_backward(
     parameter gradients are the same on every run with the same number of threads and otherwise differ by
     rounding. With ``"bf16"`` and ``"fp16"`` the gradients that enter a convolution are rounded as well.
     """
+    _refuse_tangents("dense_block_backward", grad_y, x, *weights, *biases)
     return _ops.dense_block_backward.default(grad_y, x, list(weights), list(biases), negative_slope, compute)
 
 

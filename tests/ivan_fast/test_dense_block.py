@@ -254,6 +254,17 @@ def test_double_backward_raises() -> None:
         torch.autograd.grad(grad.sum(), x)
 
 
+def test_forward_mode_raises() -> None:
+    x, weights, biases, _ = make(1, 1, 1, 4, 2, 4, 4)
+    for call in (
+        lambda t: ops.dense_block(t, weights, biases),
+        lambda t: ops.dense_block(x, [weights[0], weights[1] * t.sum()], biases),
+        lambda t: ops.dense_block_backward(t, x, weights, biases)[1],
+    ):
+        with pytest.raises(RuntimeError, match="has no forward-mode derivative"):
+            torch.func.jvp(call, (x,), (torch.ones_like(x),))
+
+
 def test_only_some_inputs_need_gradients() -> None:
     x, weights, biases, _ = make(1, 2, 1, 4, 3, 5, 5)
     weights[1].requires_grad_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from ivan_fast import ops
 
@@ -83,6 +84,23 @@ def test_differentiating_a_gradient_op_raises(gradient_case):
     for result in gradient_case.op(*tensors):
         with pytest.raises(RuntimeError, match=f"ivan_fast::{gradient_case.name} cannot be differentiated"):
             result.sum().backward(retain_graph=True)
+
+
+def test_forward_mode_raises(case):
+    """torch would give the tangent up without a word: a zero derivative."""
+    tensors = case.inputs((1, 2, 2, 3))
+    message = rf'ivan_fast::{case.name} has no forward-mode derivative.*backend="reference"'
+    for position, t in enumerate(tensors):
+
+        def of_one(t, position=position):
+            return case.op(*tensors[:position], t, *tensors[position + 1 :])[0]
+
+        with forward_ad.dual_level():
+            of_one(t)  # without a tangent
+            with pytest.raises(RuntimeError, match=message):
+                of_one(forward_ad.make_dual(t, torch.ones_like(t)))
+        with pytest.raises(RuntimeError, match=message):
+            torch.func.jvp(of_one, (t,), (torch.ones_like(t),))
 
 
 def test_twins_allow_double_backward(differentiable_case):
