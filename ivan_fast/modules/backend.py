@@ -45,11 +45,40 @@ def checked_backend(name: str) -> str:
     return name
 
 
-def as_parameters(module: nn.Module, x: Tensor) -> Tensor:
-    """A float64 state in the dtype of the module's parameters; anything else as it is."""
+GRID_BITS = 22
+"""A subnet's input is rounded to 3e-7 to 6e-7 of its sample's root mean square, as fine as float32."""
+_GOLDEN = (5**0.5 - 1) / 2
+_TO_INTEGERS = 1.5 * 2.0**52
+"""Added to a float64 value and taken away again, rounds to integers; the gradient passes straight through."""
+
+
+def rounding_steps(x: Tensor) -> Tensor:
+    """``[N]``, the steps that `as_parameters` rounds by: from the root mean square of ``[N, ...]``."""
+    flat = x.detach().flatten(1) if x.dim() > 1 else x.detach()[None]
+    rms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64) / max(flat.shape[1], 1) ** 0.5
+    # Steps that are no power of 2: float32 images would often lie half-way between two of those.
+    steps = _GOLDEN * torch.exp2(torch.frexp(rms).exponent.to(torch.float64) - (GRID_BITS - 1))
+    return torch.where((rms > 0) & torch.isfinite(rms), steps, 2.0**-100)  # in effect no rounding
+
+
+def as_parameters(module: nn.Module, x: Tensor, steps: Tensor | None = None) -> Tensor:
+    """A float64 state in the dtype of the module's parameters; anything else as it is.
+
+    A state recovered from a chain's output differs from the true one in its last bits. Rounded to steps far
+    wider than that, the subnet's input is the very one it had: also in the tails behind the edge of a black
+    background, whose values are smaller than the last bits of the state's large values and become exact
+    zeros here.
+
+    Args:
+        steps: of `rounding_steps` ``[N]``; None does not round.
+    """
     if x.dtype != torch.float64:
         return x
-    return x.to(next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype))
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype)
+    if steps is not None and own != x.dtype:
+        step = steps.reshape(-1, *[1] * (x.dim() - 1))
+        x = ((x / step + _TO_INTEGERS) - _TO_INTEGERS) * step
+    return x.to(own)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:

@@ -26,10 +26,10 @@ class InvertibleBlock(nn.Module):
         self.mix = mix
         self.coupling = coupling
 
-    def forward(self, x: Tensor, recorder: Recorder | None = None) -> Tensor:
+    def forward(self, x: Tensor, recorder: Recorder | None = None, steps: Tensor | None = None) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``."""
-        return self.coupling(self.mix(x), recorder)
+        return self.coupling(self.mix(x), recorder, steps)
 
-    def inverse(self, y: Tensor, recorder: Recorder | None = None) -> Tensor:
+    def inverse(self, y: Tensor, recorder: Recorder | None = None, steps: Tensor | None = None) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``."""
-        return self.mix.inverse(self.coupling.inverse(y, recorder))
+        return self.mix.inverse(self.coupling.inverse(y, recorder, steps))

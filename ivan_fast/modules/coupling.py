@@ -58,29 +58,35 @@ class AffineCoupling(BackendModule):
             )
         return x[:, : self.split], x[:, self.split :]
 
-    def forward(self, x: Tensor, recorder: Recorder | None = None) -> Tensor:
-        """``[N, C, H, W]`` to ``[N, C, H, W]``. `recorder` notes what a later replay of each subnet needs."""
+    def forward(self, x: Tensor, recorder: Recorder | None = None, steps: Tensor | None = None) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, C, H, W]``.
+
+        In a chain, `recorder` notes what a later replay of each subnet needs, and a subnet's input is rounded
+        by `steps` (`ivan_fast.modules.backend.as_parameters`) where the state is wider than its parameters.
+        """
         x1, x2 = self.parts(x)
-        f = self._subnet("F", x2, x1, recorder)
+        f = self._subnet("F", x2, x1, recorder, steps)
         y1 = x1 + f
-        h = self._subnet("H", y1, x2, recorder)
-        g = self._subnet("G", y1, x2, recorder)
+        h = self._subnet("H", y1, x2, recorder, steps)
+        g = self._subnet("G", y1, x2, recorder, steps)
         with full_precision(x):
             return torch.cat([y1, self.functions.affine_coupling_forward(x2, h, g, self.clamp)], 1)
 
-    def inverse(self, y: Tensor, recorder: Recorder | None = None) -> Tensor:
+    def inverse(self, y: Tensor, recorder: Recorder | None = None, steps: Tensor | None = None) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``."""
         y1, y2 = self.parts(y)
-        h = self._subnet("H", y1, y2, recorder)
-        g = self._subnet("G", y1, y2, recorder)
+        h = self._subnet("H", y1, y2, recorder, steps)
+        g = self._subnet("G", y1, y2, recorder, steps)
         with full_precision(y):
             x2 = self.functions.affine_coupling_inverse(y2, h, g, self.clamp)
-        return torch.cat([y1 - self._subnet("F", x2, y1, recorder), x2], 1)
+        return torch.cat([y1 - self._subnet("F", x2, y1, recorder, steps), x2], 1)
 
-    def _subnet(self, name: str, x: Tensor, like: Tensor, recorder: Recorder | None) -> Tensor:
+    def _subnet(
+        self, name: str, x: Tensor, like: Tensor, recorder: Recorder | None, steps: Tensor | None
+    ) -> Tensor:
         """Output of one subnet in the dtype of the state; its shape must be that of `like`."""
         subnet: nn.Module = getattr(self, name)
-        x = as_parameters(subnet, x)
+        x = as_parameters(subnet, x, steps)
         out = subnet(x) if recorder is None else recorder.call(name, subnet, x)
         if out.shape != like.shape:
             raise ValueError(

@@ -29,7 +29,8 @@ class Pass:
     Args:
         chain: the module. steps: its blocks in the order they run.
         memory: ``"invert"`` or ``"boundary"``.
-        x: the input, ``[N, C, H, W]``. dtype: of the states in between. tol: of the guard.
+        x: the input, ``[N, C, H, W]``. dtype: of the states in between.
+        tol, noise: of the guard.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Pass:
         x: Tensor,
         dtype: torch.dtype,
         tol: float,
+        noise: float,
     ) -> None:
-        self.chain, self.steps, self.memory, self.dtype, self.tol = chain, steps, memory, dtype, tol
+        self.chain, self.steps, self.memory, self.dtype = chain, steps, memory, dtype
+        self.tol, self.noise = tol, noise
         self.recorders = [Recorder(x.device) for _ in steps]
         self.autocast = AutocastState(x.device)
         # The parameters as they are in this very call: functional_call may put others back afterwards.
@@ -121,7 +124,7 @@ class Pass:
         self, x: Tensor, y: Tensor, values: Tensor, norms: Tensor, grad: Tensor, needs_x: bool
     ) -> tuple[Tensor | None, Gradients]:
         """`walk_back`, and if the guard trips the same from the chain's input."""
-        guard = Guard(values, norms, self.tol)
+        guard = Guard(values, norms, self.tol, self.noise)
         grad_x, grads = self.walk_back(x, y, guard, grad, needs_x)
         if y.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             poison = guard.poison()  # no host read, no redo: a wrong gradient must at least be seen

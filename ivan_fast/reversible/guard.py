@@ -9,11 +9,14 @@ from torch import Tensor
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
 """Largest healthy relative drift of a recovered state, by its dtype; other dtypes: TOLERANCE_REDUCED."""
+TOLERANCE_ROUNDED = 1e-10
+"""For float64 states whose subnets round their inputs to narrower parameters: far above the drift of a walk
+that met every input again (1e-16 to 1e-11), far below that of one that missed a single one (from 1e-8)."""
 TOLERANCE_REDUCED = 1e-3
 """For float32 states whose subnets compute in bf16, fp16 or TF32: a last-bit drift flips their roundings."""
 
 NOISE = {torch.float64: 1e-12, torch.float32: 1e-6}
-"""A recovered value this small relative to its sample cannot be told from 0."""
+"""A recovered value this small relative to its sample cannot be told from 0. Not where inputs are rounded."""
 
 _VALUES = 512
 """Sampled values per sample, shared among the blocks of a chain: memory does not grow with depth."""
@@ -79,19 +82,20 @@ class Guard:
     Args:
         values, norms: of `Fingerprints.stacked`.
         tol: largest relative drift that passes.
+        noise: recovered values up to this, relative to their sample, are taken for 0.
     """
 
-    def __init__(self, values: Tensor, norms: Tensor, tol: float) -> None:
+    def __init__(self, values: Tensor, norms: Tensor, tol: float, noise: float = 0.0) -> None:
         self._values = values
         self._scales = torch.where(norms[:-1] > 0, norms[:-1], norms[1:])
         self._sampler = Sampler(values.shape[0])
-        self._tol = tol
+        self._tol, self._noise = tol, noise
         self._blocks: list[int] = []
         self._drifts: list[Tensor] = []
 
     def tiny(self, block: int) -> Tensor:
         """``[N]``: recovered values of a block's input up to this are taken for 0."""
-        return self._scales[block] * NOISE.get(self._scales.dtype, 0.0)
+        return self._scales[block] * self._noise
 
     def check(self, block: int, recovered: Tensor, true: Tensor | None = None, last: bool = False) -> None:
         """Note the drift of the recovered input ``[N, ...]`` of a block; `true` is all of it where known.

@@ -66,12 +66,12 @@ def call_method(module: nn.Module, method: str, *args: object) -> Tensor:
     return out
 
 
-def rerun(module: nn.Module, method: str, x: Tensor, conditions: Conditions) -> Tensor:
+def rerun(module: nn.Module, method: str, x: Tensor, conditions: Conditions, *args: object) -> Tensor:
     """Call again under the first call's conditions; generators and buffers stay as they are now."""
     with _generators_set(conditions.rng):
         if not conditions.buffers:
-            return call_method(module, method, x)
-        return functional_call(_Method(module, method), _buffer_copies(conditions), (x,))
+            return call_method(module, method, x, *args)
+        return functional_call(_Method(module, method), _buffer_copies(conditions), (x, *args))
 
 
 class Evaluation:
@@ -80,18 +80,24 @@ class Evaluation:
     The parameters take part as aliases: hooks on the real ones fire once, when the chain returns gradients.
 
     Args:
-        x: input, any shape. needs_x: whether its gradient is wanted.
+        x: input, any shape. needs_x: whether its gradient is wanted. args: what else the method takes.
     """
 
     def __init__(
-        self, module: nn.Module, method: str, x: Tensor, conditions: Conditions, needs_x: bool = True
+        self,
+        module: nn.Module,
+        method: str,
+        x: Tensor,
+        conditions: Conditions,
+        needs_x: bool = True,
+        args: tuple[object, ...] = (),
     ) -> None:
         named = dict(module.named_parameters())
         aliases = {n: p.detach().requires_grad_(p.requires_grad) for n, p in named.items()}
         replaced = {f"module.{n}": a for n, a in aliases.items()} | _buffer_copies(conditions)
 
         def run(leaf: Tensor) -> Tensor:
-            return functional_call(_Method(module, method), replaced, (leaf,))
+            return functional_call(_Method(module, method), replaced, (leaf, *args))
 
         self._prepare(run, x, list(named.values()), list(aliases.values()), conditions, needs_x)
 
@@ -160,8 +166,8 @@ class _Method(nn.Module):
         self.module = module
         self.method = method
 
-    def forward(self, x: Tensor) -> Tensor:
-        return call_method(self.module, self.method, x)
+    def forward(self, x: Tensor, *args: object) -> Tensor:
+        return call_method(self.module, self.method, x, *args)
 
 
 def _buffer_copies(conditions: Conditions) -> dict[str, Tensor]:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ivan_fast.modules.backend import BackendModule, checked_backend
+from ivan_fast.modules.backend import BackendModule, checked_backend, rounding_steps
 from ivan_fast.modules.dense_block import REDUCED_COMPUTE, DenseBlock
 from ivan_fast.reversible.chain import Chain, Pass, warn_of_drift
-from ivan_fast.reversible.guard import TOLERANCE, TOLERANCE_REDUCED
+from ivan_fast.reversible.guard import NOISE, TOLERANCE, TOLERANCE_REDUCED, TOLERANCE_ROUNDED
 from ivan_fast.reversible.steps import OwnStep, Step, make_step
 
 MEMORY_POLICIES = ("invert", "boundary", "store")
@@ -22,7 +22,7 @@ class ReversibleSequential(nn.Module):
     The states between blocks of this package are float64, their subnets compute in the dtype of the
     parameters: float32 states drift by 1e-6 on the way back, and a drift of d costs about ``sqrt(d)`` in
     the gradient, because it flips the sign of a few pre-activations of LeakyReLU. Recovered float64 states
-    round to the very float32 inputs the subnets had.
+    round to the very float32 inputs the subnets had (`ivan_fast.modules.backend.as_parameters`).
 
     Args:
         blocks: any modules with ``forward(x) -> y`` and ``inverse(y) -> x``, one tensor each, ``[N, ...]``.
@@ -32,8 +32,8 @@ class ReversibleSequential(nn.Module):
             ``"boundary"`` keeps the input of every block; its gradient is bit for bit that of ``"store"``,
             plain autograd.
         tol: relative drift ``||x^ - x|| / ||x||`` of a recovered state above which the ``"invert"``
-            gradient is not trusted. Default: 1e-12 for float64 states; for float32 states 2e-6, or 1e-3
-            where subnets compute in reduced precision.
+            gradient is not trusted. Default: 1e-10 for float64 states around float32 subnets, 1e-12
+            around float64 ones; for float32 states 2e-6, or 1e-3 where subnets compute in reduced precision.
         backend: sets the backend of every module of this package inside; ``None`` leaves them as they are.
             Only ``"reference"`` supports double backward.
         state_dtype: of the states between blocks for a float32 input, float64 or float32 (half the memory,
@@ -129,12 +129,17 @@ class ReversibleSequential(nn.Module):
         if not steps:
             return x
         dtype = self._dtype_of_states(x, steps)
+        if dtype == torch.float64:
+            rounding = rounding_steps(x)
+            for step in steps:
+                step.rounding = rounding
         if self.memory == "store" or not wanted:
             state = x.to(dtype)
             for step in steps:
                 state = step.run(state, None)
             return state.to(x.dtype)
-        run = Pass(self, steps, self.memory, x, dtype, self._tolerance(x, dtype))
+        noise = 0.0 if self._rounds(dtype) else NOISE.get(dtype, 0.0)
+        run = Pass(self, steps, self.memory, x, dtype, self._tolerance(x, dtype), noise)
         return Chain.apply(run, x, *run.trained).to(x.dtype)
 
     def _dtype_of_states(self, x: Tensor, steps: list[Step]) -> torch.dtype:
@@ -145,9 +150,15 @@ class ReversibleSequential(nn.Module):
     def _tolerance(self, x: Tensor, dtype: torch.dtype) -> float:
         if self.tol is not None:
             return self.tol
+        if self._rounds(dtype):
+            return TOLERANCE_ROUNDED  # whatever the subnets compute in: their inputs are recovered exactly
         if dtype != torch.float64 and self._reduced_precision(x):
             return TOLERANCE_REDUCED
         return TOLERANCE.get(dtype, TOLERANCE_REDUCED)
+
+    def _rounds(self, dtype: torch.dtype) -> bool:
+        """Whether subnets take narrower inputs than the states of this dtype."""
+        return dtype == torch.float64 and any(p.dtype != dtype for p in self.parameters())
 
     def _reduced_precision(self, x: Tensor) -> bool:
         if _autocast_enabled(x):

@@ -19,7 +19,12 @@ class Step:
         name: of the block, for messages.
         block: the module.
         inverse: whether the step runs ``block.inverse``.
+
+    Attributes:
+        rounding: what inputs of this package's subnets are rounded by, of `rounding_steps` ``[N]``, or None.
     """
+
+    rounding: Tensor | None = None
 
     def __init__(self, name: str, block: nn.Module, inverse: bool) -> None:
         self.name = name
@@ -32,15 +37,20 @@ class Step:
             return call_method(self.block, self.method, x)
         return recorder.call("", self.block, x, method=self.method)
 
+    def _more(self, recorder: Recorder | None) -> tuple[object, ...]:
+        """What the block's method takes besides the state."""
+        return ()
+
     def rerun(self, x: Tensor, recorder: Recorder) -> Tensor:
         """`run` again under the same conditions."""
-        return rerun(self.block, self.method, x, recorder[""])
+        return rerun(self.block, self.method, x, recorder[""], *self._more(None))
 
     def replay(
         self, x: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool
     ) -> tuple[Tensor | None, ParameterGradients]:
         """From the input: ``(grad_x, parameter gradients)``, with the very ops of `run`."""
-        return Evaluation(self.block, self.method, x, recorder[""], needs_x).backward(grad_y)
+        evaluation = Evaluation(self.block, self.method, x, recorder[""], needs_x, self._more(None))
+        return evaluation.backward(grad_y)
 
     def invert(
         self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor
@@ -64,8 +74,11 @@ class OwnStep(Step):
 
     def run(self, x: Tensor, recorder: Recorder | None) -> Tensor:
         if recorder is None or self._fixed:
-            return call_method(self.block, self.method, x)
-        return recorder.call("", self.block, x, recorder, method=self.method)
+            return call_method(self.block, self.method, x, *self._more(None))
+        return recorder.call("", self.block, x, *self._more(recorder), method=self.method)
+
+    def _more(self, recorder: Recorder | None) -> tuple[object, ...]:
+        return () if self._coupling is None else (recorder, self.rounding)
 
     def invert(
         self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor
@@ -75,7 +88,7 @@ class OwnStep(Step):
         for layer in layers if self._inverse else reversed(layers):
             if isinstance(layer, AffineCoupling):
                 back = walk.coupling_inverse if self._inverse else walk.coupling_forward
-                state, grad, more = back(layer, state, grad, recorder, tiny)
+                state, grad, more = back(layer, state, grad, recorder, tiny, self.rounding)
                 grads += more
             elif isinstance(layer, InvertibleConv1x1):
                 back_mix = walk.mix_inverse if self._inverse else walk.mix_forward

@@ -36,14 +36,19 @@ def is_deterministic(coupling: AffineCoupling) -> bool:
 
 
 def coupling_forward(
-    coupling: AffineCoupling, y: Tensor, grad_y: Tensor, recorder: Recorder, tiny: Tensor
+    coupling: AffineCoupling,
+    y: Tensor,
+    grad_y: Tensor,
+    recorder: Recorder,
+    tiny: Tensor,
+    rounding: Tensor | None,
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(x, grad_x, parameter gradients)`` of ``y = coupling(x)``."""
     y1, y2 = coupling.parts(y)
     grad_y1, grad_y2 = coupling.parts(grad_y)
     # The gradient of G's output is grad_y2 itself; H's needs h, g and x2 first.
-    g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, grad_y2, recorder["G"])
-    h = _evaluate(coupling.H, y1, recorder["H"])
+    g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, grad_y2, recorder["G"], rounding)
+    h = _evaluate(coupling.H, y1, recorder["H"], rounding)
     with full_precision(y):
         x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
             y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
@@ -51,27 +56,32 @@ def coupling_forward(
     x2 = without_noise(x2, tiny)
     grad_y1_h, grads_h = h.backward(grad_h)
     grad_x1 = _sum(grad_y1, grad_y1_g, grad_y1_h)
-    f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, grad_x1, recorder["F"])
+    f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, grad_x1, recorder["F"], rounding)
     x = torch.cat([without_noise(y1 - f, tiny), x2], 1)
     return x, torch.cat([grad_x1, _sum(grad_x2, grad_x2_f)], 1), grads_g + grads_h + grads_f
 
 
 def coupling_inverse(
-    coupling: AffineCoupling, x: Tensor, grad_x: Tensor, recorder: Recorder, tiny: Tensor
+    coupling: AffineCoupling,
+    x: Tensor,
+    grad_x: Tensor,
+    recorder: Recorder,
+    tiny: Tensor,
+    rounding: Tensor | None,
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(y, grad_y, parameter gradients)`` of ``x = coupling.inverse(y)``."""
     x1, x2 = coupling.parts(x)
     grad_x1, grad_x2 = coupling.parts(grad_x)
-    f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, -grad_x1, recorder["F"])
+    f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, -grad_x1, recorder["F"], rounding)
     y1 = without_noise(x1 + f, tiny)
-    h = _evaluate(coupling.H, y1, recorder["H"])
+    h = _evaluate(coupling.H, y1, recorder["H"], rounding)
     h_out = h.output.to(x.dtype)
     with full_precision(x):
         grad_y2, grad_h = coupling.functions.affine_coupling_inverse_backward(
             _sum(grad_x2, grad_x2_f), x2, h_out, coupling.clamp
         )
     grad_y1_h, grads_h = h.backward(grad_h)
-    g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, -grad_y2, recorder["G"])
+    g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, -grad_y2, recorder["G"], rounding)
     with full_precision(x):
         y2 = coupling.functions.affine_coupling_forward(x2, h_out, g, coupling.clamp)
     grad_y1 = _sum(grad_x1, grad_y1_g, grad_y1_h)
@@ -111,27 +121,33 @@ def _mix_gradients(mix: InvertibleConv1x1, grad_weight: Tensor) -> ParameterGrad
 
 
 def _differentiate(
-    subnet: nn.Module, x: Tensor, grad_output: Tensor, conditions: Conditions
+    subnet: nn.Module, x: Tensor, grad_output: Tensor, conditions: Conditions, rounding: Tensor | None
 ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
     """``(output in the dtype of x, grad_x, parameter gradients)`` in one evaluation."""
     if type(subnet) is not DenseBlock or has_hooks(subnet):
-        evaluation = Evaluation(subnet, "forward", as_parameters(subnet, x), conditions)
+        evaluation = Evaluation(subnet, "forward", as_parameters(subnet, x, rounding), conditions)
         return (evaluation.output.to(x.dtype), *evaluation.backward(grad_output))
     weights, biases = list(subnet.weights), list(subnet.biases)
     compute = subnet.compute_for(x)
     own = weights[0].dtype
     with full_precision(x):
         out, grad_x, grad_weights, grad_biases = subnet.functions.dense_block_backward(
-            grad_output.to(own), x.to(own), weights, biases, subnet.negative_slope, compute
+            grad_output.to(own),
+            as_parameters(subnet, x, rounding).to(own),
+            weights,
+            biases,
+            subnet.negative_slope,
+            compute,
         )
     pairs = zip(weights + biases, [*grad_weights, *grad_biases], strict=True)
     return out.to(x.dtype), grad_x, [(p, g) for p, g in pairs if p.requires_grad]
 
 
-def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions) -> Evaluation:
+def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions, rounding: Tensor | None) -> Evaluation:
     """One evaluation, to be differentiated once the gradient of its output is known."""
+    x = as_parameters(subnet, x, rounding)
     if type(subnet) is not DenseBlock or has_hooks(subnet):
-        return Evaluation(subnet, "forward", as_parameters(subnet, x), conditions)
+        return Evaluation(subnet, "forward", x, conditions)
     depth, compute = subnet.depth, subnet.compute_for(x)
 
     def run(leaf: Tensor, parameters: list[Tensor]) -> Tensor:

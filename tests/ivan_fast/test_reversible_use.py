@@ -143,7 +143,6 @@ def test_hooks_fire_once_and_are_honoured(memory: str) -> None:
     weight.register_post_accumulate_grad_hook(lambda p: calls.append("accumulated"))
     chain(x).mul(0).sum().backward()
     assert calls == ["tensor", "accumulated"]
-    assert torch.equal(gradients(chain, x, memory)[0], 2 * gradients(chain, x, "boundary")[0] / 2)
     assert distance(gradients(chain, x, memory)[:1], [2 * plain[0]]) < 1e-6
 
     halved = []
