@@ -74,7 +74,7 @@ EXPERIMENTS = {
         measured=_SRI24,
         training_slices=[[4, 30], [54, 74]],
         measured_slices=[34, 50],
-        steps=2500,
+        steps=1000,
     ),
 }
 
