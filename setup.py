@@ -24,7 +24,6 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-STABLE_HEADER = "include/torch/csrc/stable/library.h"
 
 
 def find_torch() -> Path:
@@ -34,12 +33,19 @@ def find_torch() -> Path:
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         return Path(spec.origin).parent
-    # pip's build isolation hides the environment's packages from sys.path, but not where they are.
-    for key in ("platlib", "purelib"):
-        torch = Path(sysconfig.get_paths()[key]) / "torch"
-        if (torch / STABLE_HEADER).exists():
-            return torch
-    raise SystemExit("ivan_fast: no torch found; pip install torch first (2.10 or newer), then build again")
+    # pip's build isolation hides the environment's packages from this process by these two variables: a fresh
+    # Python without them sees what the environment does, also a base installation's or the user's packages.
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONNOUSERSITE")}
+    code = "import importlib.util as u; spec = u.find_spec('torch'); print(spec and spec.origin or '')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    if found := run.stdout.strip():
+        return Path(found).parent
+    raise SystemExit(
+        "ivan_fast: no torch found; pip install torch first (2.10 or newer), then build again "
+        "(with --no-build-isolation, or IVAN_FAST_TORCH_DIR set to its folder, where the build hides it)"
+    )
 
 
 def find_tool(name: str) -> str:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ import torch
 import ivan_fast
 
 REPO = Path(__file__).resolve().parent.parent
+STABLE_HEADER = "include/torch/csrc/stable/library.h"
 INFO = ivan_fast.build_info()
 SCHEMAS = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("ivan_fast::")]
 
@@ -105,17 +107,58 @@ def test_instruction_sets_agree(isa):
 
 def test_torch_is_not_imported_by_the_build(setup_module):
     found = setup_module.find_torch()
-    assert (found / setup_module.STABLE_HEADER).exists()
+    assert (found / STABLE_HEADER).exists()
     source = (REPO / "setup.py").read_text()
     assert "import torch" not in source
+
+
+def environment_with_torch(folder: Path, module: ModuleType, **options: bool) -> Path:
+    """A virtual environment with torch: its own, or with system_site_packages one of the user's packages."""
+    venv.create(folder, **options)
+    python = folder / "bin" / "python"
+    code = (
+        "import site, sysconfig; print(site.getusersitepackages(), sysconfig.get_path('purelib'), sep='\\n')"
+    )
+    env = {**os.environ, "PYTHONUSERBASE": str(folder / "user")}
+    run = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, check=True)
+    packages = Path(run.stdout.splitlines()[0 if options else 1])
+    packages.mkdir(parents=True, exist_ok=True)
+    (packages / "torch").symlink_to(module.find_torch())
+    return python
+
+
+@pytest.mark.parametrize("options", [{}, {"system_site_packages": True}], ids=["own", "lent"])
+def test_torch_is_found_under_build_isolation(setup_module, tmp_path, options):
+    """As pip does it: a PYTHONPATH whose sitecustomize takes the environment's packages off sys.path."""
+    python = environment_with_torch(tmp_path / "env", setup_module, **options)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import sys\nsys.path = [p for p in sys.path if not p.endswith('site-packages')]\n"
+    )
+    source = (REPO / "setup.py").read_text()
+    code = (
+        "import importlib.util; assert importlib.util.find_spec('torch') is None\n"
+        "import os, subprocess, sys; from pathlib import Path\n"
+        f"{source[source.index('def find_torch') : source.index('def find_tool(')]}"
+        "print(find_torch())\n"
+    )
+    env = {
+        **{k: v for k, v in os.environ.items() if k != "IVAN_FAST_TORCH_DIR"},
+        "PYTHONPATH": str(hidden),
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONUSERBASE": str(tmp_path / "env" / "user"),
+    }
+    run = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert (Path(run.stdout.strip()) / STABLE_HEADER).exists()
 
 
 def test_without_torch_the_build_says_what_to_do(setup_module, monkeypatch, tmp_path):
     monkeypatch.delenv("IVAN_FAST_TORCH_DIR", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(
-        setup_module.sysconfig, "get_paths", lambda: {"platlib": tmp_path, "purelib": tmp_path}
-    )
+    venv.create(tmp_path)
+    monkeypatch.setattr(setup_module.sys, "executable", str(tmp_path / "bin" / "python"))
     with pytest.raises(SystemExit, match="pip install torch first"):
         setup_module.find_torch()
 
