@@ -131,7 +131,7 @@ def load_predictor(
 
 
 def predictor_of(run: Path, weights: Path | None, settings: dict[str, Any], device: str) -> Predictor:
-    """The network of a run, or one of the default shape with the weights of a file.
+    """The network of a run, or one with the weights of a file, of the shape that a public checkpoint tells.
 
     Args:
         run: run folder; where it holds no config.json, `settings` must name the modalities.
@@ -154,10 +154,20 @@ def predictor_of(run: Path, weights: Path | None, settings: dict[str, Any], devi
             raise InputError(
                 "--from, --to: not given; without a run they (or --root1/2/3) name the modalities"
             )
-        config, scales = TrainConfig(**settings).check(), {}
+        config, scales = TrainConfig(**{**settings, **_shape_of(weights)}).check(), {}
     model, aug = build_model(config)
     load_weights_from(model, weights, warn)
     return Predictor(model.to(choose_device(device)).eval(), aug, config, scales, weights)
+
+
+def _shape_of(weights: Path) -> dict[str, int]:
+    """Settings of the network that a public checkpoint holds; none for other kinds of weights."""
+    if weights.is_dir() or weights.suffix == ".safetensors" or not weights.exists():
+        return {}  # of the default shape, or refused when they are loaded
+    from ivan.official import official_shape
+
+    shape = official_shape(weights)
+    return {"coupling_split": shape.pop("split"), **shape}
 
 
 def read_scales(run: Path) -> dict[str, Scale]:
@@ -219,6 +229,8 @@ def synthesize(
         raise InputError("--out: no folder given for the results")
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
+    if pixels < 1:
+        raise InputError(f"--pixels: {pixels} given, must be at least 1")
     set_threads(threads)
     predictor = load_predictor(run, checkpoint=checkpoint, device=device, pixels=pixels)
     cases = find(predictor.modalities(inverse)[0], data, roots)

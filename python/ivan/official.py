@@ -19,6 +19,8 @@ from ivan.model import IVAN
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "network", "params")
 _PREFIXES = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 _MIXING = ("p", "sign_s", "lower", "log_s", "upper")
+_ENTRIES_A_BLOCK = 3 * 5 * 2 + len(_MIXING)  # weight and bias of five convolutions of F, G and H
+_MOST_CHANNELS = 256
 
 
 def official_state_dict(model: IVAN) -> dict[str, Tensor]:
@@ -71,6 +73,33 @@ def load_official(model: IVAN, source: str | os.PathLike[str] | Mapping[str, Any
     return model
 
 
+def official_shape(path: str | os.PathLike[str]) -> dict[str, int]:
+    """The arguments of `IVAN` that a public checkpoint's shapes tell: channels, blocks, split and growth.
+
+    Only the entries that tell are looked at, `load_official` checks them all.
+
+    Raises:
+        InputError: no such file, not a checkpoint of tensors, or without these entries.
+    """
+    label = os.fspath(path)
+    found = _weights(_read(label), label)
+    mix, first = (found.get(f"operations.0.{key}") for key in ("invconv.p", "F.conv1.weight"))
+    if not (isinstance(mix, Tensor) and isinstance(first, Tensor) and mix.dim() == 2 and first.dim() == 4):
+        raise InputError(
+            f"{label}: has no operations.0.invconv.p and operations.0.F.conv1.weight; expected a checkpoint "
+            "of the public iVAN code"
+        )
+    channels, growth, blocks = mix.shape[0], first.shape[0], _count_blocks(found)
+    # A model of this shape is made before all entries are checked: that must not take all memory.
+    if max(channels, growth) > _MOST_CHANNELS or blocks * _ENTRIES_A_BLOCK != len(found):
+        raise InputError(
+            f"{label}: {len(found)} entries for {blocks} blocks of {channels} channels and growth {growth}; "
+            f"expected {_ENTRIES_A_BLOCK} a block and at most {_MOST_CHANNELS} channels"
+        )
+    # F maps the channels behind the split to those before it.
+    return {"channels": channels, "blocks": blocks, "split": channels - first.shape[1], "growth": growth}
+
+
 def _read(path: str) -> Any:
     try:
         file = open(path, "rb")  # noqa: SIM115  (its errors are not those of a damaged file)
@@ -114,19 +143,20 @@ def _weights(content: Any, label: str) -> dict[str, Any]:
     return weights
 
 
-def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Tensor], label: str) -> None:
-    def blocks(keys: Mapping[str, Any]) -> int:
-        return len({m.group(1) for key in keys if (m := re.match(r"operations\.(\d+)\.", key))})
+def _count_blocks(keys: Mapping[str, Any]) -> int:
+    return len({m.group(1) for key in keys if (m := re.match(r"operations\.(\d+)\.", key))})
 
-    if blocks(found) == 0:
+
+def _check_keys(found: Mapping[str, Any], expected: Mapping[str, Tensor], label: str) -> None:
+    if _count_blocks(found) == 0:
         example = next(iter(found), "nothing")
         raise InputError(
             f"{label}: holds {example!r}; expected the public iVAN code's keys, operations.0.F.conv1.weight"
         )
-    if blocks(found) != blocks(expected):
+    if (count := _count_blocks(found)) != _count_blocks(expected):
         raise InputError(
-            f"{label}: has {blocks(found)} blocks, the model {blocks(expected)}; "
-            f"build it with ivan.IVAN(blocks={blocks(found)})"
+            f"{label}: has {count} blocks, the model {_count_blocks(expected)}; "
+            f"build it with ivan.IVAN(blocks={count}), or --blocks {count}"
         )
     for key in expected:
         if key not in found:

@@ -92,7 +92,7 @@ def test_short_form_with_a_public_checkpoint(tiny_data: Path, tmp_path: Path) ->
     from ivan import IVAN
     from ivan.official import official_state_dict
 
-    torch.save(official_state_dict(IVAN()), tmp_path / "latest.pth")
+    torch.save(official_state_dict(IVAN(blocks=2, growth=8)), tmp_path / "latest.pth")  # tells its shape
     weights = tmp_path / "latest.pth"
     line = f"test --task 1to1 --data {tiny_data} --from T1 --to T2 --out_path {tmp_path} --ckpt {weights}"
     assert ivan([*line.split(), "--quiet"]) == 0
@@ -131,3 +131,17 @@ def test_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "ivan", "trian"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import warnings
+
+    from ivan import environment
+
+    def collect() -> dict[str, dict[str, str]]:
+        warnings.warn("something\ndrifted", RuntimeWarning, stacklevel=1)
+        return {}
+
+    monkeypatch.setattr(environment, "collect", collect)
+    assert ivan(["info"]) == 0
+    assert capsys.readouterr().err == "ivan: note: something drifted\n"

@@ -10,7 +10,7 @@ import torch
 
 import ivan
 from ivan.errors import InputError
-from ivan.official import official_state_dict
+from ivan.official import official_shape, official_state_dict
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +175,30 @@ def bad_files(tmp_path):
         ),
         "signs": (saved(tmp_path / "g.pth", changed(**{mixing + "sign_s": torch.zeros(2)})), "-1 and 1"),
     }
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"channels": 2, "blocks": 8, "split": 1, "growth": 4},
+        {"channels": 5, "blocks": 1, "split": 3, "growth": 7},
+    ],
+)
+def test_shape_of_a_checkpoint(tmp_path, shape):
+    path = tmp_path / "latest.pth"
+    torch.save({"state_dict": official_state_dict(ivan.IVAN(**shape))}, path)
+    assert official_shape(path) == shape
+
+
+def test_shape_of_a_checkpoint_that_asks_for_all_memory(tmp_path):
+    path = tmp_path / "latest.pth"
+    state = official_state_dict(ivan.IVAN(channels=2, blocks=1, growth=4))
+    torch.save({**state, "operations.0.F.conv1.weight": torch.zeros(1).expand(10**6, 1, 3, 3)}, path)
+    with pytest.raises(InputError, match="growth 1000000"):
+        official_shape(path)
+    torch.save({**state, **{f"operations.{i}.x": torch.zeros(1) for i in range(1000)}}, path)
+    with pytest.raises(InputError, match="1000 blocks"):
+        official_shape(path)
 
 
 def test_bad_checkpoints_change_nothing_and_run_nothing(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ivan.cli.app import app
@@ -29,7 +30,9 @@ def run(arguments: Sequence[str]) -> int:
     if debug:
         arguments.remove("--debug")
     try:
-        code = app(arguments, prog_name="ivan", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            code = app(arguments, prog_name="ivan", standalone_mode=False)
         sys.stdout.flush()
         if code == 130:  # Typer makes this of a Ctrl-C
             return _fail("stopped", 130)
@@ -43,6 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         return _explain(error)
+
+
+def _note(message: Warning | str, *where: object, **more: object) -> None:
+    """Show a warning as one line, without the place in the source that gave it."""
+    print("ivan: note: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def _explain(error: Exception) -> int:

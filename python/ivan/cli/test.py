@@ -68,6 +68,12 @@ def run_test(
     run = Path(settings["out"])
     predictor = predictor_of(run, Path(ckpt) if ckpt else None, settings, device)
     config = predictor.config
+    count = f"{len(config.sources)}to{len(config.targets)}"
+    if count != task:
+        raise InputError(
+            f"--task: {task} given, but {predictor.origin} maps {'+'.join(config.sources)} to "
+            f"{'+'.join(config.targets)}; give --task {count}, or other weights"
+        )
     data = settings.get("data", "") or ("" if settings.get("roots") else config.data)
     roots = settings.get("roots") or (None if data else config.roots)
     if roots:  # by position: the run may call its modalities otherwise than these folders are called
