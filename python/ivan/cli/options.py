@@ -15,12 +15,12 @@ from ivan.training.settings import flag
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": list[str]}
 
 
-def _default_text(item: Field[Any]) -> str | bool:
+def _help(item: Field[Any]) -> str:
+    """The field's help and its default, which Typer does not know: see `_option`."""
     if item.default in ("", (), MISSING):
-        return False
-    if isinstance(item.default, bool):
-        return "on" if item.default else "off"
-    return str(item.default)
+        return str(item.metadata["help"])
+    default = {True: "on", False: "off"}[item.default] if item.type == "bool" else item.default
+    return rf"{item.metadata['help']} [dim]\[default: {default}][/dim]"
 
 
 def _option(item: Field[Any]) -> inspect.Parameter:
@@ -36,10 +36,10 @@ def _option(item: Field[Any]) -> inspect.Parameter:
         metavar = {"data": "DIR", "out": "RUN", "split": "FILE", "init": "FILE"}.get(item.name, metavar)
     info = typer.Option(
         *flags,
-        help=item.metadata["help"],
+        help=_help(item),
         metavar=metavar,
         rich_help_panel=item.metadata["group"],
-        show_default=_default_text(item),
+        show_default=False,
     )
     kind = _TYPES[str(item.type)]
     return inspect.Parameter(

@@ -171,26 +171,28 @@ class TrainConfig:
     precision: str = setting("32", "Run", "Arithmetic of the dense blocks.", choices=PRECISIONS)
     threads: int = setting(0, "Run", "CPU threads; 0: as PyTorch chooses.", at_least=0, on_resume=True)
     seed: int = setting(0, "Run", "Seed of weights, order and augmentation.", at_least=0)
+
+    # Log
     log_every: int = setting(
-        10, "Run", "Steps between two lines of metrics.jsonl.", at_least=1, on_resume=True
+        10, "Log", "Steps between two lines of metrics.jsonl.", at_least=1, on_resume=True
     )
     validate_every: int = setting(
-        0, "Run", "Steps between two validations; 0: by --validate-epochs.", at_least=0, on_resume=True
+        0, "Log", "Steps between two validations; 0: by --validate-epochs.", at_least=0, on_resume=True
     )
     validate_epochs: int = setting(
-        1, "Run", "Epochs between two validations; 0: only at the end.", at_least=0, on_resume=True
+        1, "Log", "Epochs between two validations; 0: only at the end.", at_least=0, on_resume=True
     )
     validation_slices: int = setting(
-        16, "Run", "Slices a validation looks at; 0: all.", at_least=0, on_resume=True
+        16, "Log", "Slices a validation looks at; 0: all.", at_least=0, on_resume=True
     )
     checkpoint_every: int = setting(
-        0, "Run", "Steps between two checkpoints; 0: by --checkpoint-minutes.", at_least=0, on_resume=True
+        0, "Log", "Steps between two checkpoints; 0: by --checkpoint-minutes.", at_least=0, on_resume=True
     )
     checkpoint_minutes: float = setting(
-        10.0, "Run", "Minutes between two checkpoints; 0: only at the end.", at_least=0, on_resume=True
+        10.0, "Log", "Minutes between two checkpoints; 0: only at the end.", at_least=0, on_resume=True
     )
-    keep: int = setting(3, "Run", "Checkpoints to keep.", at_least=1, on_resume=True)
-    tensorboard: bool = setting(True, "Run", "Write TensorBoard events.", on_resume=True)
+    keep: int = setting(3, "Log", "Checkpoints to keep.", at_least=1, on_resume=True)
+    tensorboard: bool = setting(True, "Log", "Write TensorBoard events.", on_resume=True)
 
     def check(self) -> TrainConfig:
         """Return self, or raise InputError that names the first option that cannot be meant."""
