@@ -252,7 +252,27 @@ RUN_CASES: dict[str, tuple[Prepare, str, tuple[str, ...]]] = {
         "evaluate --run {run} --data {data} --out {out} --slices all",
         ("--slices",),
     ),
-    "slices beyond": (nothing, "evaluate --run {run} --data {data} --out {out} --slices 2:90", ("90",)),
+    "slices beyond": (
+        nothing,
+        "evaluate --run {run} --data {data} --out {out} --slices 2:90",
+        ("90", "--slices"),
+    ),
+    "unknown variant": (
+        nothing,
+        "evaluate --run {run} --data {data} --out {out} --variant x",
+        ("--variant", "wang"),
+    ),
+    "no reference": (nothing, "evaluate --prediction {data} --out {out}", ("--reference",)),
+    "batch of nothing": (
+        nothing,
+        "synthesize --run {run} --data {data} --out {out} --pixels 0",
+        ("--pixels",),
+    ),
+    "weights of another task": (
+        nothing,
+        "test --task 2to1 --root1 {data}/T1 --root2 {data}/T2 --root3 {data} --out_path {out} --ckpt {run}",
+        ("2to1", "T1 to T2"),
+    ),
     "no range": (
         nothing,
         "evaluate --prediction {data} --reference {data} --scale none --out {out}",

@@ -42,7 +42,8 @@ def on_grid_of(reference: Volume, moving: Volume) -> tuple[np.ndarray, str]:
             f"{100 * MIN_OVERLAP:.0f} %; register them first, or correct their affines"
         )
     old, new = ("x".join(map(str, volume.data.shape)) for volume in (moving, reference))
-    return _interpolate(reference, moving), f"{moving.path.name} resampled from {old} to {new} voxels"
+    label = "/".join(moving.path.parts[-2:])  # the folder tells the modality where names are alike
+    return _interpolate(reference, moving), f"{label} resampled from {old} to {new} voxels"
 
 
 def overlap(reference: Volume, moving: Volume) -> float:

@@ -28,9 +28,8 @@ class CaseRange:
         stop = count if self.stop is None else self.stop
         if not 0 <= self.start < stop <= count:
             raise InputError(
-                f"{self.case.name}: slices [{self.start}, {stop}] of the split, but the case has "
-                f"{count} slices; "
-                f"expected 0 <= start < stop <= {count}; correct the split file"
+                f"{self.case.name}: slices [{self.start}, {stop}] asked for, but the case has {count}; "
+                f"expected 0 <= start < stop <= {count}; correct the split file or --slices"
             )
         return self.start, stop
 
@@ -92,8 +91,7 @@ def make_split(
     if len(patients) == 1:
         raise InputError(
             f"all cases are of one patient ({patients[0]}), expected at least two for training and "
-            "validation; "
-            "give a split file with slice ranges, or set validation to 0"
+            "validation; give a split file with slice ranges (--split), or no validation (--validation 0)"
         )
     random.Random(seed).shuffle(patients)
     count = min(max(1, round(validation * len(patients))), len(patients) - 1)

@@ -14,6 +14,7 @@ __all__ = ["CaseMetrics", "Evaluation", "evaluate", "run_record", "write"]
 
 DIRECTIONS = ("both", "forward", "inverse")
 SCALES = ("reference", "each", "none")
+VARIANTS = ("wang", "uniform7", "notes")
 
 
 def evaluate(
@@ -63,7 +64,7 @@ def evaluate(
         InputError: options that do not go together, or data that cannot be used.
         RunError: results cannot be written.
     """
-    _check_options(run, data or roots, prediction, reference, direction, mask, scale, data_range)
+    _check_options(run, data or roots, prediction, reference, direction, mask, variant, scale, data_range)
     if run:
         from ivan.evaluation.run import evaluate_run
 
@@ -98,12 +99,14 @@ def _check_options(
     reference: str | Path,
     direction: str,
     mask: str,
+    variant: str,
     scale: str,
     data_range: float | None,
 ) -> None:
     for name, value, allowed in (
         ("direction", direction, DIRECTIONS),
         ("mask", mask, MASKS),
+        ("variant", variant, VARIANTS),
         ("scale", scale, SCALES),
     ):
         if value not in allowed:
@@ -114,7 +117,10 @@ def _check_options(
         )
     if run and not data:
         raise InputError("--data: no folder given; --run needs the images to evaluate on")
-    if not run and not (prediction and reference):
+    if not run and bool(prediction) != bool(reference):
+        missing = "--reference" if prediction else "--prediction"
+        raise InputError(f"{missing}: not given; images are compared as --prediction DIR --reference DIR")
+    if not run and not prediction:
         raise InputError("--run: not given; give --run RUN --data DIR, or --prediction DIR --reference DIR")
     if data_range is not None and not (math.isfinite(data_range) and data_range > 0):
         raise InputError(f"--data-range: {data_range} given, must be above 0")

@@ -245,7 +245,7 @@ class Trainer:
         )
         raise RunError(
             f"step {step + 1}: the {what} is not finite on {', '.join(names)}; {kept}; "
-            "check this slice, or lower --lr or --clip"
+            "check this slice, lower --lr, or clip more (--clip)"
         )
 
     def _agree(self, *flags: bool) -> list[bool]:

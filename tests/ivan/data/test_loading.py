@@ -73,7 +73,7 @@ def test_resampling_is_exact_on_a_ramp(save_nifti, affine, shape):
     reference, moving = read_volume(first), read_volume(second)
     result, note = on_grid_of(reference, moving)
     assert result.shape == reference.data.shape
-    assert "second.nii.gz resampled from" in note
+    assert "/second.nii.gz resampled from" in note
     index = np.stack(np.meshgrid(*map(np.arange, result.shape), indexing="ij"), axis=-1)
     stored = (index @ grid[:3, :3].T + grid[:3, 3] - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T
     margin = 3 if affine is FINER else 0  # the blur before coarser sampling reaches this far

@@ -61,7 +61,7 @@ def test_bounds():
     case = CASES[0]
     assert CaseRange(case).bounds(9) == (0, 9)
     assert CaseRange(case, 2, 5).bounds(9) == (2, 5)
-    with pytest.raises(InputError, match=r"\[2, 10\] of the split, but the case has 9 slices"):
+    with pytest.raises(InputError, match=r"\[2, 10\] asked for, but the case has 9"):
         CaseRange(case, 2, 10).bounds(9)
 
 
