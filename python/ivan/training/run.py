@@ -108,6 +108,9 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
     if strange := sorted(set(settings) - set(known)):
         raise InputError(f"{strange[0]}: no such setting; ivan.TrainConfig lists them")
     settings = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()}
+    for name in ("sources", "targets"):
+        if isinstance(settings.get(name), str):  # one modality
+            settings[name] = (settings[name],)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
     asked = replace(config or TrainConfig(), **settings)
     if not asked.out:

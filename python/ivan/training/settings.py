@@ -24,6 +24,7 @@ _KINDS: dict[str, Any] = {
     "dict[str, str]": dict,
 }
 _WORDS = {"str": "a text", "int": "a whole number", "float": "a number", "bool": "true or false"}
+_WORDS |= {"tuple[str, ...]": "a list of names", "dict[str, str]": "a folder by modality"}
 
 
 def setting(

@@ -187,3 +187,10 @@ def test_two_processes(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
     state = read_checkpoint(run).state
     assert (state["processes"], state["step"], len(state["random"])) == (2, 3, 2)
     assert (run / "report.html").exists()
+
+
+def test_one_modality_as_text(train: Callable[..., Path]) -> None:
+    run = train(sources="T1", targets="T2", max_steps=1)
+    assert TrainConfig.read(run / "config.json").sources == ("T1",)
+    with pytest.raises(InputError, match="--from: 3 given, expected a list of names"):
+        train("other", sources=3)
