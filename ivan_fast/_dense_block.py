@@ -9,15 +9,34 @@ from torch import Tensor
 
 from ivan_fast import reference
 from ivan_fast._autograd import register_autocast, register_raising_formula
+from ivan_fast._fake import check_dtype, check_state
 
 _ops = torch.ops.ivan_fast
 
 
-def _output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+def _output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str) -> Tensor:
+    """What the op returns, empty; refuses what the compiled op refuses."""
+    check_state(op, "x", x, x.dim() == 4)
     torch._check(
-        x.dim() == 4 and len(weights) > 0 and len(weights) == len(biases),
-        lambda: f"{op}: x has shape {tuple(x.shape)}, expected [N, C, H, W], and as many weights as biases",
+        len(weights) > 0 and len(weights) == len(biases),
+        lambda: f"{op}: {len(weights)} weights and {len(biases)} biases, expected equally many, at least 1",
     )
+    torch._check(
+        compute in reference.COMPUTE_MODES,
+        lambda: f"{op}: compute is {compute!r}, expected one of {', '.join(reference.COMPUTE_MODES)}",
+    )
+    growth = weights[0].shape[0]
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        outputs = growth if i + 1 < len(weights) else weight.shape[0]
+        expected = (outputs, x.shape[1] + i * growth, 3, 3)
+        for name, t, shape in ((f"weights[{i}]", weight, expected), (f"biases[{i}]", bias, expected[:1])):
+            check_dtype(op, x, name, t)
+            torch._check(
+                t.shape == shape,
+                lambda name=name, t=t, shape=shape: (
+                    f"{op}: {name} has shape {tuple(t.shape)}, expected {tuple(shape)}"
+                ),
+            )
     return x.new_empty((x.shape[0], weights[-1].shape[0], x.shape[2], x.shape[3]))
 
 
@@ -28,7 +47,7 @@ def _like(t: Tensor) -> Tensor:
 
 @torch.library.register_fake("ivan_fast::dense_block")
 def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], negative_slope: float, compute: str) -> Tensor:
-    return _output("dense_block", x, weights, biases)
+    return _output("dense_block", x, weights, biases, compute)
 
 
 @torch.library.register_fake("ivan_fast::dense_block_backward")
@@ -40,7 +59,8 @@ def _(
     negative_slope: float,
     compute: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    y = _output("dense_block_backward", x, weights, biases)
+    y = _output("dense_block_backward", x, weights, biases, compute)
+    check_dtype("dense_block_backward", x, "grad_y", grad_y)
     torch._check(
         grad_y.shape == y.shape,
         lambda: f"dense_block_backward: grad_y has shape {tuple(grad_y.shape)}, expected {tuple(y.shape)}",

@@ -119,6 +119,20 @@ def test_meta_tensors(case):
         case.op(*(torch.cat([t] * (1 + (i == 0)), 1).to("meta") for i, t in enumerate(real)))
 
 
+def test_fake_kernels_refuse_what_the_real_ones_refuse(case):
+    tensors = case.inputs()
+    wrong = [
+        [t.double() if i == position else t for i, t in enumerate(tensors)]
+        for position in range(len(tensors))
+    ]
+    wrong.append([t.half() for t in tensors])
+    wrong.append([t if t.dim() == 2 else t.flatten() for t in tensors])
+    for arguments in wrong:
+        for place in ("cpu", "meta"):
+            with pytest.raises(RuntimeError, match=f"^{case.name}: "):
+                case.op(*(t.to(place) for t in arguments))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_keeps_the_state_in_float32(case, device, dtype):
     tensors = case.inputs(device=device)
