@@ -13,7 +13,8 @@ export IVAN_SHARED ?= $(abspath ../shared)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # One CUDA architecture, to be quick: IVAN_CUDA_ARCH, else this machine's GPU, else one that later GPUs can run too.
-GPU_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
+# (nvidia-smi without a driver prints its complaint where the number would be.)
+GPU_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+\.[0-9]' | head -n 1)
 export TORCH_CUDA_ARCH_LIST := $(or $(IVAN_CUDA_ARCH),$(GPU_ARCH),8.0+PTX)
 NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 

@@ -199,3 +199,23 @@ def test_cmake_refuses(setup_module, tmp_path, options, message):
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert message in " ".join(run.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("9.0\n8.6", "9.0"), ("NVIDIA-SMI has failed: no driver", "8.0+PTX"), ("[N/A]", "8.0+PTX")],
+)
+def test_make_builds_for_the_gpu_that_is_there(tmp_path, answer, expected):
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is absent")
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
+    smi.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    for name in ("IVAN_CUDA_ARCH", "MAKEFLAGS", "MAKELEVEL"):
+        env.pop(name, None)
+    show = "show: ; @echo $$TORCH_CUDA_ARCH_LIST"
+    command = [make, "-s", "-C", REPO, "--no-print-directory", "--eval", show, "show"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == expected, run.stderr
