@@ -262,6 +262,16 @@ RUN_CASES: dict[str, tuple[Prepare, str, tuple[str, ...]]] = {
         "evaluate --run {run} --data {data} --out {out} --variant x",
         ("--variant", "wang"),
     ),
+    "plane of a run": (
+        nothing,
+        "evaluate --run {run} --data {data} --out {out} --plane coronal",
+        ("--plane",),
+    ),
+    "direction of images": (
+        nothing,
+        "evaluate --prediction {data} --reference {data} --out {out} --inverse",
+        ("--direction",),
+    ),
     "no reference": (nothing, "evaluate --prediction {data} --out {out}", ("--reference",)),
     "batch of nothing": (
         nothing,

@@ -65,6 +65,12 @@ def evaluate(
         RunError: results cannot be written.
     """
     _check_options(run, data or roots, prediction, reference, direction, mask, variant, scale, data_range)
+    if run and (scale != "reference" or plane != "axial"):
+        name = "--plane" if plane != "axial" else "--scale"
+        raise InputError(f"{name}: goes with --prediction and --reference; a run has its own, leave it out")
+    if not run and (direction != "both" or checkpoint):
+        name = "--checkpoint" if checkpoint else "--direction"
+        raise InputError(f"{name}: goes with --run; leave it out for images in folders")
     if run:
         from ivan.evaluation.run import evaluate_run
 
