@@ -136,6 +136,10 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
                 f"{flag(known[name])}: {changes[name]!r} given, but {run} was started with "
                 f"{getattr(stored, name)!r}; leave the option out, or start a new run"
             )
+    if settings.get("data") and not settings.get("roots"):
+        changes["roots"] = {}  # folders of an earlier start must not win over the folder given now
+    if settings.get("roots") and not settings.get("data"):
+        changes["data"] = ""
     return replace(stored, **changes).check()
 
 

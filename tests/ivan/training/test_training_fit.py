@@ -194,3 +194,14 @@ def test_one_modality_as_text(train: Callable[..., Path]) -> None:
     assert TrainConfig.read(run / "config.json").sources == ("T1",)
     with pytest.raises(InputError, match="--from: 3 given, expected a list of names"):
         train("other", sources=3)
+
+
+def test_resume_takes_the_images_given_now(train: Callable[..., Path], tiny_data: Path) -> None:
+    roots = {name: str(tiny_data / name) for name in ("T1", "T2")}
+    run = train(data="", roots=roots, max_steps=1)
+    train(resume=True, data=str(tiny_data), max_steps=2)
+    config = TrainConfig.read(run / "config.json")
+    assert (config.data, config.roots) == (str(tiny_data), {})
+    train(resume=True, roots=roots, max_steps=3)
+    config = TrainConfig.read(run / "config.json")
+    assert (config.data, config.roots) == ("", roots)
