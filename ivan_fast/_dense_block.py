@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -89,11 +90,21 @@ register_autocast("dense_block")
 register_autocast("dense_block_backward")
 
 
+def cudnn_for(compute: str) -> AbstractContextManager[None]:
+    """cuDNN as `compute` asks: TF32, on by default for convolutions, only for "tf32"; reproducible kernels."""
+    return torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled,
+        benchmark=False,
+        deterministic=True,
+        allow_tf32=compute == "tf32",
+    )
+
+
 # CUDA tensors run the plain PyTorch twins: there is no CUDA kernel of the dense block yet
 # (build_info()["dense_block_cuda"] says so).
 @torch.library.impl("ivan_fast::dense_block", "cuda")
 def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], negative_slope: float, compute: str) -> Tensor:
-    with torch.no_grad():
+    with torch.no_grad(), cudnn_for(compute):
         return reference.dense_block(x, weights, biases, negative_slope, compute)
 
 
@@ -106,7 +117,7 @@ def _(
     negative_slope: float,
     compute: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    with torch.no_grad():
+    with torch.no_grad(), cudnn_for(compute):
         y, grad_x, grad_weights, grad_biases = reference.dense_block_backward(
             grad_y, x, weights, biases, negative_slope, compute
         )

@@ -6,6 +6,7 @@ They are what the compiled kernels are tested against, and the explicit ``backen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -69,7 +70,8 @@ def channel_mix(x: Tensor, weight: Tensor) -> Tensor:
 
     x and y are ``[N, C, H, W]``, weight is ``[C, C]``.
     """
-    return torch.matmul(weight, x.flatten(2)).reshape(x.shape)
+    pixels = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+    return torch.matmul(weight, pixels).reshape(x.shape)
 
 
 def channel_mix_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

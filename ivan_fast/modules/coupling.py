@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,7 +40,7 @@ class AffineCoupling(BackendModule):
         super().__init__(backend)
         if split < 1:
             raise ValueError(f"AffineCoupling: split is {split}, expected at least 1")
-        if not clamp > 0:
+        if not 0 < clamp < math.inf:
             raise ValueError(f"AffineCoupling: clamp is {clamp}, expected a positive number")
         self.F, self.G, self.H = F, G, H
         self.split = split
