@@ -91,7 +91,7 @@ register_autocast("dense_block_backward")
 
 
 def cudnn_for(compute: str) -> AbstractContextManager[None]:
-    """cuDNN as `compute` asks: TF32, on by default for convolutions, only for "tf32"; reproducible kernels."""
+    """cuDNN as `compute` asks: TF32, on by default for convolutions, only for "tf32"; reproducible."""
     return torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled,
         benchmark=False,
