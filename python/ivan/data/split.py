@@ -28,8 +28,8 @@ class CaseRange:
         stop = count if self.stop is None else self.stop
         if not 0 <= self.start < stop <= count:
             raise InputError(
-                f"{self.case.name}: slices [{self.start}, {stop}] asked for, but the case has {count} slices; "
-                f"expected 0 <= start < stop <= {count}; correct the split file or --slices"
+                f"{self.case.name}: slices [{self.start}, {stop}] asked for, but the case has "
+                f"{count} slices; expected 0 <= start < stop <= {count}; correct the split file or --slices"
             )
         return self.start, stop
 
