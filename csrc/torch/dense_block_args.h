@@ -1,0 +1,85 @@
+// Arguments of the dense block ops: checked, made contiguous, and outputs of their shapes. For CPU and CUDA alike.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ivan_fast/dense_block.h"
+#include "tensors.h"
+
+namespace ivan_fast {
+
+using Tensors = std::vector<Tensor>;
+
+inline DenseBlockRounding rounding_of(const char* op, const std::string& compute) {
+  if (compute == "bf16") return DenseBlockRounding::kBFloat16;
+  if (compute == "fp16") return DenseBlockRounding::kFloat16;
+  check(compute == "strict" || compute == "fast" || compute == "tf32", op, ": compute is '", compute,
+        "', expected strict, fast, bf16, fp16 or tf32");
+  return DenseBlockRounding::kNone;
+}
+
+inline void check_parameter(const char* op, const Tensor& x, const char* name, size_t i, const Tensor& t,
+                     const std::vector<int64_t>& expected) {
+  const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
+  check_alike(op, "x", x, label.c_str(), t);
+  bool right = t.dim() == int64_t(expected.size());
+  std::ostringstream text;
+  for (size_t d = 0; d < expected.size(); ++d) {
+    right = right && t.size(int64_t(d)) == expected[d];
+    text << (d ? ", " : "") << expected[d];
+  }
+  check(right, op, ": ", label, " has shape ", shape_of(t), ", expected [", text.str(), "]");
+}
+
+// Sizes from the tensors, and every tensor checked against them.
+inline DenseBlockShape checked_shape(const char* op, const Tensor& x, const Tensors& weights, const Tensors& biases) {
+  check(x.dim() == 4, op, ": x has shape ", shape_of(x), ", expected [N, C, H, W]");
+  check(!weights.empty() && weights.size() == biases.size(), op, ": ", weights.size(), " weights and ", biases.size(),
+        " biases, expected equally many, at least 1");
+  DenseBlockShape s{};
+  s.batch = x.size(0);
+  s.in_channels = x.size(1);
+  s.height = x.size(2);
+  s.width = x.size(3);
+  s.depth = int64_t(weights.size());
+  check(weights.front().dim() == 4 && weights.back().dim() == 4, op, ": weights must be [out, in, 3, 3]");
+  s.out_channels = weights.back().size(0);
+  s.growth = s.depth > 1 ? weights.front().size(0) : 1;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const int64_t outputs = int64_t(i) + 1 == s.depth ? s.out_channels : s.growth;
+    check_parameter(op, x, "weights", i, weights[i], {outputs, s.in_channels + int64_t(i) * s.growth, 3, 3});
+    check_parameter(op, x, "biases", i, biases[i], {outputs});
+  }
+  return s;
+}
+
+// Contiguous copies where needed, kept alive for the call, and their addresses.
+struct Parameters {
+  Tensors kept;
+  std::vector<const void*> data;
+  explicit Parameters(const Tensors& tensors) {
+    for (const Tensor& t : tensors) {
+      kept.push_back(torch::stable::contiguous(t));
+      data.push_back(kept.back().const_data_ptr());
+    }
+  }
+};
+
+struct Outputs {
+  Tensors tensors;
+  std::vector<void*> data;
+  explicit Outputs(const Tensors& like) {
+    for (const Tensor& t : like) {
+      tensors.push_back(empty_as(t));
+      data.push_back(tensors.back().mutable_data_ptr());
+    }
+  }
+};
+
+inline Tensor empty_output(const Tensor& x, const DenseBlockShape& s) {
+  const int64_t sizes[] = {s.batch, s.out_channels, s.height, s.width};
+  return torch::stable::new_empty(x, {sizes, 4});
+}
+
+}  // namespace ivan_fast
