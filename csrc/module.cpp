@@ -1,6 +1,7 @@
 // Python module ivan_fast._C: what was built and what it runs on, as plain data. Importing it registers the ops.
 #include <pybind11/pybind11.h>
 
+#include "cpu/heap.h"
 #include "cpu/isa.h"
 #include "ivan_fast/dense_block.h"
 
@@ -51,8 +52,10 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled core of ivan_fast: importing it registers torch.ops.ivan_fast.*";
-  ivan_fast::cpu::active_isa();  // a wrong IVAN_FAST_CPU_ISA is an error here, not in the middle of a run
+  ivan_fast::cpu::active_isa();             // a wrong IVAN_FAST_CPU_ISA is an error here, not in the middle of a run
+  ivan_fast::cpu::dense_block_workspace();  // the same of IVAN_FAST_WORKSPACE_MB
   m.def("build_info", &build_info, "Versions, CUDA architectures and instruction sets of this build, as a dict.");
   m.def("dense_block_workspace", &ivan_fast::cpu::dense_block_workspace, "Bytes of the dense block's row rings.");
   m.def("set_dense_block_workspace", &ivan_fast::cpu::set_dense_block_workspace, py::arg("bytes"));
+  m.def("return_large_blocks", &ivan_fast::cpu::return_large_blocks, "See csrc/cpu/heap.h.");
 }
