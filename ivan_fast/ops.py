@@ -186,7 +186,7 @@ def dense_block_coupling_backward(
     One evaluation of the dense block: every row of h is turned into its gradient as soon as it is there.
 
     Args:
-        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, in the dtype of ``x`` or float64.
+        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, of the dtype of ``x`` or float64.
         g, grad_y2: shift, and gradient of ``y2``; as ``y2``.
         x: what h is made of ``[N, in, H, W]``; the rest as in :func:`dense_block`.
         clamp: bound of ``|s|``, >= 0.
@@ -226,7 +226,7 @@ def dense_block_coupling_inverse_backward(
 
 
 def dense_block_workspace() -> int:
-    """Upper bound in bytes of the rows that the dense block ops keep, all threads together."""
+    """Upper bound in bytes of what the dense block ops work in, all threads together."""
     return _C.dense_block_workspace()
 
 

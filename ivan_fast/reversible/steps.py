@@ -89,10 +89,12 @@ class OwnStep(Step):
         state, grad, grads = y, grad_y, []
         layers = [self._mix, self._coupling]
         for layer in layers if self._inverse else reversed(layers):
-            if isinstance(layer, AffineCoupling) and dense_walk.is_dense(layer):
-                back_dense = dense_walk.coupling_inverse if self._inverse else dense_walk.coupling_forward
-                grads += back_dense(layer, state, grad, tiny, self.rounding)
-            elif isinstance(layer, AffineCoupling):
+            if isinstance(layer, AffineCoupling):
+                subnets = dense_walk.dense_subnets(layer)
+                if subnets is not None:
+                    back_dense = dense_walk.coupling_inverse if self._inverse else dense_walk.coupling_forward
+                    grads += back_dense(layer, subnets, state, grad, tiny, self.rounding)
+                    continue
                 back = walk.coupling_inverse if self._inverse else walk.coupling_forward
                 state, grad, more = back(layer, state, grad, recorder, tiny, self.rounding)
                 grads += more
