@@ -186,7 +186,7 @@ def dense_block_coupling_backward(
     One evaluation of the dense block: every row of h is turned into its gradient as soon as it is there.
 
     Args:
-        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, of the dtype of ``x`` or float64.
+        y2: coupled half of the state behind the coupling ``[N, out, H, W]``; of the dtype of x or float64.
         g, grad_y2: shift, and gradient of ``y2``; as ``y2``.
         x: what h is made of ``[N, in, H, W]``; the rest as in :func:`dense_block`.
         clamp: bound of ``|s|``, >= 0.
