@@ -1,0 +1,185 @@
+"""Records as tables of words: the terminal and the documentation show the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ivan.benchmark.case import JOBS, Case
+from ivan.benchmark.implementations import IMPLEMENTATIONS
+from ivan.benchmark.kernels import KERNELS
+
+Row = dict[str, Any]
+NOT_RUN = "not run"
+
+
+@dataclass
+class Table:
+    """A title, the heads of the columns, rows of cells, and remarks below."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def of(rows: Iterable[Row], what: str) -> list[Row]:
+    """The rows of one kind."""
+    return [row for row in rows if row["what"] == what]
+
+
+def shape(row: Row) -> tuple[Any, ...]:
+    """Case and threads of a row, as a key."""
+    return (*row["case"].items(), row["threads"])
+
+
+def titles(rows: Iterable[Row]) -> list[str]:
+    """The implementations in these rows, in the order of `IMPLEMENTATIONS`."""
+    found = {row["implementation"] for row in rows}
+    return [name for name in IMPLEMENTATIONS if name in found]
+
+
+def time_tables(rows: list[Row]) -> list[Table]:
+    """One table a case and number of threads: seconds and ratios to eager PyTorch, and a step's memory."""
+    timed = of(rows, "time")
+    memory = {(r["implementation"], *shape(r)): r for r in of(rows, "memory") if r["job"] == "step"}
+    skipped = {(r["implementation"], r["job"], *shape(r)): r["reason"] for r in of(rows, "skip")}
+    tables = []
+    for key in dict.fromkeys(map(shape, timed)):
+        here = [row for row in timed if shape(row) == key]
+        missing = [row for row in of(rows, "skip") if shape(row) == key]
+        case, threads = Case(**here[0]["case"]), here[0]["threads"]
+        jobs = [job for job in JOBS if any(row["job"] == job for row in here)]
+        table = Table(f"{case.label()}, {_threads(threads)}", ["", *jobs])
+        measured = {name for name, *rest in memory if tuple(rest) == key}
+        if measured:
+            table.head.append("memory of a step")
+        reasons: dict[str, int] = {}
+        for name in titles([*here, *missing]):
+            cells = [IMPLEMENTATIONS[name].title]
+            for job in jobs:
+                row = next((r for r in here if r["implementation"] == name and r["job"] == job), None)
+                reason = skipped.get((name, job, *key))
+                if row is not None:
+                    cells.append(_time(row))
+                elif reason is not None:
+                    cells.append(f"skipped [{reasons.setdefault(reason, len(reasons) + 1)}]")
+                elif job not in IMPLEMENTATIONS[name].jobs:
+                    cells.append(f"as {IMPLEMENTATIONS[IMPLEMENTATIONS[name].as_in].title}")
+                else:
+                    cells.append(NOT_RUN)
+            if measured:
+                found = memory.get((name, *key))
+                cells.append(_memory(found) if found else NOT_RUN)
+            table.rows.append(cells)
+        table.notes = [f"[{number}] {reason}" for reason, number in reasons.items()]
+        tables.append(table)
+    return tables
+
+
+def kernel_table(rows: list[Row]) -> Table:
+    """Single operations: milliseconds, ratios to plain PyTorch."""
+    found = of(rows, "kernel")
+    names = titles(found)
+    head = {"eager": "plain PyTorch", "strict": "ours", "fast": "ours, fast"}
+    table = Table("Kernels", ["", "size", "threads", *(head[name] for name in names)])
+    for kernel in KERNELS:
+        mine = [row for row in found if row["kernel"] == kernel]
+        for key in dict.fromkeys(map(shape, mine)):
+            here = {row["implementation"]: row for row in mine if shape(row) == key}
+            any_row = next(iter(here.values()))
+            cells = [kernel, Case(**any_row["case"]).label(), str(any_row["threads"])]
+            table.rows.append([*cells, *(_kernel(here[n]) if n in here else "" for n in names)])
+    return table
+
+
+def curve(rows: list[Row], along: str) -> list[Row]:
+    """The rows of ``time``, ``memory`` or ``skip`` of a step that differ in ``size`` or in ``blocks`` only.
+
+    Of several such families the one with the most different values.
+    """
+    families: dict[Any, list[Row]] = {}
+    for row in rows:
+        if row.get("job") != "step":
+            continue
+        fixed = {k: v for k, v in row["case"].items() if k not in _varied(along)}
+        families.setdefault((*fixed.items(), row["threads"]), []).append(row)
+    best = max(families.values(), key=lambda family: len({_at(r, along) for r in family}), default=[])
+    return best if len({_at(row, along) for row in best}) > 1 else []
+
+
+def memory_table(rows: list[Row], along: str) -> Table:
+    """Activation memory of a training step against size or against blocks."""
+    family = curve([*of(rows, "memory"), *of(rows, "skip")], along)
+    measured = curve(of(rows, "memory"), along)
+    places = sorted({_at(row, along) for row in measured})
+    word = "size" if along == "size" else "blocks"
+    table = Table(f"Memory of a training step against {word}", [""])
+    if not measured:
+        return table
+    case = Case(**measured[0]["case"])
+    table.head += [f"{p[0]}x{p[1]}" if along == "size" else f"{p} blocks at {case.size}" for p in places]
+    for name in titles(measured):
+        cells = [IMPLEMENTATIONS[name].title]
+        for place in places:
+            here = [r for r in family if r["implementation"] == name and _at(r, along) == place]
+            found = next((r for r in here if r["what"] == "memory"), None)
+            reason = next((r["reason"] for r in here if r["what"] == "skip"), NOT_RUN)
+            cells.append(_memory(found) if found else reason.partition(" needed")[0])
+        table.rows.append(cells)
+    return table
+
+
+def rich_table(table: Table) -> Any:
+    """For the terminal."""
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    shown = RichTable(title=escape(table.title), title_justify="left", caption_justify="left")
+    for index, head in enumerate(table.head):
+        shown.add_column(escape(head), justify="left" if index == 0 else "right")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    if table.notes:
+        shown.caption = escape("\n".join(table.notes))
+    return shown
+
+
+def markdown(table: Table) -> str:
+    """For the documentation."""
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    text = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n\n".join([text, *table.notes])
+
+
+def _varied(along: str) -> tuple[str, ...]:
+    return ("height", "width") if along == "size" else ("blocks",)
+
+
+def _at(row: Row, along: str) -> Any:
+    case = row["case"]
+    return (case["height"], case["width"]) if along == "size" else case["blocks"]
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def _ratio(row: Row) -> str:
+    if row["ratio"] is None or row["implementation"] == "eager":
+        return ""
+    return f" ({row['ratio']:.2f}x)"
+
+
+def _time(row: Row) -> str:
+    return f"{row['seconds']:.3g} s{_ratio(row)}"
+
+
+def _kernel(row: Row) -> str:
+    return f"{row['seconds'] * 1e3:.3g} ms{_ratio(row)}"
+
+
+def _memory(row: Row) -> str:
+    pixels = Case(**row["case"]).pixels
+    return f"{row['bytes'] / 2**20:,.0f} MB ({row['bytes'] / pixels:,.0f} B/px)"
