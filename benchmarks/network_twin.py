@@ -1,4 +1,4 @@
-"""The eager twin of the network, the yardstick of every claim. It lives in the package, which measures too."""
+"""The eager twin of the network, the yardstick of every claim. It lives in the package."""
 
 from ivan.benchmark.twin import EagerBlock, EagerDenseBlock, EagerIVAN
 

@@ -14,7 +14,7 @@ _PLAIN_BLOCKS = 8
 
 
 def default_last_scale(blocks: int) -> float:
-    """What the last convolution of every dense block is multiplied by at the start, unless asked otherwise."""
+    """What the last convolution of every dense block is multiplied by at the start, by default."""
     return min(1.0, _PLAIN_BLOCKS / blocks)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ivan.benchmark.case import Case
 from ivan.benchmark.implementations import build
-from ivan.benchmark.jobs import adam, job
+from ivan.benchmark.jobs import adam, full_float32, job
 from ivan.benchmark.memory import peak
 
 
@@ -18,6 +18,7 @@ def work(order: dict[str, Any]) -> list[int]:
     """Peaks after one 16x16 step and after each job of `order` (`ivan.benchmark.memory.measure`), bytes."""
     torch.set_num_threads(order["threads"])
     torch.manual_seed(0)
+    full_float32()
     jobs = [(Case(**entry["case"]), entry["job"]) for entry in order["jobs"]]
     first = jobs[0][0]
     model = build(order["name"], first)

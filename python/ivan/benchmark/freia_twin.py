@@ -1,10 +1,10 @@
 """The network through FrEIA: a SequenceINN under plain autograd.
 
-How the work compares: FrEIA's ready-made affine couplings (RNVP, GLOW, AllInOne) transform *both* halves by scale
-and shift, with two outputs a subnet; iVAN's block adds to the first half and scales and shifts the second. So
-the coupling below fills in FrEIA's own coupling base class (its split, its sigmoid clamp, its log-determinants)
-with iVAN's formulas and the twin's three dense blocks: the same convolutions on the same weights, and beside
-them what FrEIA always does, the sum of the log scales.
+How the work compares: FrEIA's ready-made affine couplings (RNVP, GLOW, AllInOne) transform *both* halves by
+scale and shift, with two outputs a subnet; iVAN's block adds to the first half and scales and shifts the
+second. So the coupling below fills in FrEIA's own coupling base class (its split, its sigmoid clamp, its
+log-determinants) with iVAN's formulas and the twin's three dense blocks: the same convolutions on the same
+weights, and beside them what FrEIA always does, the sum of the log scales.
 """
 
 from __future__ import annotations

@@ -58,20 +58,21 @@ class CheckpointedTwin(EagerIVAN):
         return y
 
 
-def _shape(case: Case) -> dict[str, int]:
+def _shape(case: Case) -> dict[str, Any]:
     return {"channels": case.channels, "blocks": case.blocks, "split": case.split, "growth": case.growth}
 
 
 def _compiled(case: Case) -> nn.Module:
     from torch._inductor import config
 
-    # One code object may be compiled eight times, then Dynamo quietly runs it uncompiled: earlier sizes must go.
+    # Dynamo compiles one code object eight times, then quietly runs it uncompiled: earlier sizes must go.
     torch._dynamo.reset()
     # Compiled code has its threads built in; said here, their number becomes part of the compile cache's key.
     config.cpp.threads = torch.get_num_threads()
     model = EagerIVAN(**_shape(case))
     # Block by block: all blocks share one compilation, and there is nothing to fuse between them.
-    for block in model.blocks:
+    blocks: Any = model.blocks
+    for block in blocks:
         block.forward = torch.compile(block.forward, dynamic=False)
         block.inverse = torch.compile(block.inverse, dynamic=False)
     return model
@@ -181,7 +182,11 @@ def adopt(model: nn.Module, like: IVAN) -> None:
             theirs: Any = twin
             ours: Any = block
             theirs.mix.copy_(ours.mix.weight())
-            for subnet, dense in ((theirs.f, ours.coupling.F), (theirs.g, ours.coupling.G), (theirs.h, ours.coupling.H)):
+            for subnet, dense in (
+                (theirs.f, ours.coupling.F),
+                (theirs.g, ours.coupling.G),
+                (theirs.h, ours.coupling.H),
+            ):
                 for conv, weight, bias in zip(subnet.convs, dense.weights, dense.biases, strict=True):
                     conv.weight.copy_(weight)
                     conv.bias.copy_(bias)

@@ -33,6 +33,13 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(model.parameters(), lr=1e-5)
 
 
+def full_float32() -> bool:
+    """Keep PyTorch's CUDA convolutions from rounding to TF32, their default. Returns what was set before."""
+    before = bool(torch.backends.cudnn.allow_tf32)
+    torch.backends.cudnn.allow_tf32 = False
+    return before
+
+
 def _random(case: Case, channels: int) -> Tensor:
     """Values in [0, 1), the same for every implementation."""
     generator = torch.Generator().manual_seed(0)

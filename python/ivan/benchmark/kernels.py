@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ivan.benchmark.case import Case, dense_flops
 from ivan.benchmark.jobs import Call, take_turns
-from ivan.benchmark.timing import Row, statistics_of
+from ivan.benchmark.timing import Row, named, statistics_of
 from ivan_fast import ops, reference
 
 DENSE = ("eager", "strict", "fast")
@@ -75,11 +76,18 @@ def compare_kernels(
         for name, call in calls.items():
             call()
             done(name, kernel)
-        times = take_turns(calls, rounds, case.device, lambda name, kernel=kernel: done(name, kernel))  # type: ignore[misc]
+        times = take_turns(calls, rounds, case.device, partial(named, done, kernel))
         for name in calls:
             numbers = statistics_of(times, name, kernel_flops(kernel, case))
             rows.append(
-                {"what": "kernel", "kernel": kernel, "implementation": name, "case": case.as_dict(), "threads": threads, **numbers}
+                {
+                    "what": "kernel",
+                    "kernel": kernel,
+                    "implementation": name,
+                    "case": case.as_dict(),
+                    "threads": threads,
+                    **numbers,
+                }
             )
     return rows
 

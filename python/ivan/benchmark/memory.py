@@ -1,7 +1,7 @@
 """Peak memory of a job, measured in a fresh process, and what fits into this machine.
 
-The peak of a process that has done one 16x16 step (model, gradients, optimiser and libraries are in it) is the
-baseline; what a job on larger images adds to the peak is its activation memory.
+The peak of a process that has done one 16x16 step (model, gradients, optimiser and libraries are in it) is
+the baseline; what a job on larger images adds to the peak is its activation memory.
 """
 
 from __future__ import annotations
@@ -131,7 +131,10 @@ class Estimator:
         small, large = (network.at(side) for side in PROBES)
         jobs = [(case, job) for job in ("forward", "step") for case in (small, large)]
         _, grown = measure(name, jobs, self.threads)
-        return {job: line(small.pixels, grown[i], large.pixels, grown[i + 1]) for i, job in ((0, "forward"), (2, "step"))}
+        return {
+            job: line(small.pixels, grown[i], large.pixels, grown[i + 1])
+            for i, job in ((0, "forward"), (2, "step"))
+        }
 
 
 def line(pixels: int, size: int, more_pixels: int, more_size: int) -> Slope:

@@ -9,6 +9,7 @@ import torch
 
 from ivan.benchmark.case import JOBS, Case
 from ivan.benchmark.implementations import IMPLEMENTATIONS
+from ivan.benchmark.jobs import full_float32
 from ivan.benchmark.kernels import KERNELS, compare_kernels, kernel_flops
 from ivan.benchmark.memory import Estimator, MeasurementError, available, measure
 from ivan.benchmark.timing import Row, compare, too_large
@@ -80,7 +81,12 @@ class Memory:
     def measure(self, limit: int, estimator: Estimator, advance: Callable[[float, str], None]) -> list[Row]:
         entry = IMPLEMENTATIONS[self.name]
         advance(0, f"memory at {self.case.label()}: {entry.title}")
-        row: Row = {"implementation": self.name, "job": self.job, "case": self.case.as_dict(), "threads": self.threads}
+        row: Row = {
+            "implementation": self.name,
+            "job": self.job,
+            "case": self.case.as_dict(),
+            "threads": self.threads,
+        }
         reason = entry.missing(torch.device(self.case.device).type) or too_large(
             self.name, self.case, self.job, limit, estimator
         )
@@ -117,6 +123,7 @@ def run(groups: Iterable[Group], limit: int | None = None, report: Report = lamb
     rows: list[Row] = []
     before = torch.get_num_threads()
     finished = 0.0
+    tf32 = full_float32()
     try:
         for group in groups:
             current = finished
@@ -133,4 +140,5 @@ def run(groups: Iterable[Group], limit: int | None = None, report: Report = lamb
             report(finished, total, "done")
     finally:
         torch.set_num_threads(before)
+        torch.backends.cudnn.allow_tf32 = tf32
     return rows

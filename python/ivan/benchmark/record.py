@@ -24,7 +24,8 @@ _NUMBER = (int, float)
 _MAYBE = (int, float, type(None))
 _COMMON: dict[str, Any] = {"implementation": str, "case": dict, "threads": int}
 _TIMES: dict[str, Any] = {
-    "seconds": _NUMBER, "fastest": _NUMBER, "slowest": _NUMBER, "rounds": int, "ratio": _MAYBE, "gflops": _NUMBER,
+    "seconds": _NUMBER, "fastest": _NUMBER, "slowest": _NUMBER, "rounds": int,
+    "ratio": _MAYBE, "gflops": _NUMBER,
 }  # fmt: skip
 ROWS: dict[str, dict[str, Any]] = {
     "time": {**_COMMON, "job": str, **_TIMES, "difference": _MAYBE},
@@ -79,7 +80,7 @@ def checked(record: Any, name: str) -> dict[str, Any]:
 
 
 def _check_row(row: Any, name: str) -> None:
-    fields = ROWS.get(row.get("what")) if isinstance(row, dict) else None
+    fields = ROWS.get(str(row.get("what"))) if isinstance(row, dict) else None
     if fields is None:
         raise InputError(f"{name} is none of {', '.join(ROWS)}; measure again with this version")
     if odd := set(row) ^ {"what", *fields}:

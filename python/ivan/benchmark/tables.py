@@ -12,6 +12,14 @@ from ivan.benchmark.kernels import KERNELS
 
 Row = dict[str, Any]
 NOT_RUN = "not run"
+KERNEL_TITLES = {
+    "dense_block": "dense block",
+    "dense_block training": "dense block, forward and backward",
+    "affine_coupling_forward": "coupling",
+    "affine_coupling_recompute_backward": "coupling, inverse and backward",
+    "channel_mix": "1x1 convolution",
+    "channel_mix_backward": "1x1 convolution, backward",
+}
 
 
 @dataclass
@@ -54,7 +62,7 @@ def time_tables(rows: list[Row]) -> list[Table]:
         table = Table(f"{case.label()}, {_threads(threads)}", ["", *jobs])
         measured = {name for name, *rest in memory if tuple(rest) == key}
         if measured:
-            table.head.append("memory of a step")
+            table.head.append("step memory")
         reasons: dict[str, int] = {}
         for name in titles([*here, *missing]):
             cells = [IMPLEMENTATIONS[name].title]
@@ -71,27 +79,32 @@ def time_tables(rows: list[Row]) -> list[Table]:
                     cells.append(NOT_RUN)
             if measured:
                 found = memory.get((name, *key))
-                cells.append(_memory(found) if found else NOT_RUN)
+                cells.append(_megabytes(found) if found else NOT_RUN)
             table.rows.append(cells)
         table.notes = [f"[{number}] {reason}" for reason, number in reasons.items()]
         tables.append(table)
     return tables
 
 
-def kernel_table(rows: list[Row]) -> Table:
-    """Single operations: milliseconds, ratios to plain PyTorch."""
+def kernel_tables(rows: list[Row]) -> list[Table]:
+    """Single operations, one table a case and number of threads: milliseconds, ratios to plain PyTorch."""
     found = of(rows, "kernel")
     names = titles(found)
     head = {"eager": "plain PyTorch", "strict": "ours", "fast": "ours, fast"}
-    table = Table("Kernels", ["", "size", "threads", *(head[name] for name in names)])
-    for kernel in KERNELS:
-        mine = [row for row in found if row["kernel"] == kernel]
-        for key in dict.fromkeys(map(shape, mine)):
-            here = {row["implementation"]: row for row in mine if shape(row) == key}
-            any_row = next(iter(here.values()))
-            cells = [kernel, Case(**any_row["case"]).label(), str(any_row["threads"])]
-            table.rows.append([*cells, *(_kernel(here[n]) if n in here else "" for n in names)])
-    return table
+    tables = []
+    for key in dict.fromkeys(map(shape, found)):
+        mine = [row for row in found if shape(row) == key]
+        case = Case(**mine[0]["case"])
+        table = Table(
+            f"Kernels, {case.label()}, {_threads(mine[0]['threads'])}", ["", *(head[n] for n in names)]
+        )
+        for kernel in KERNELS:
+            here = {row["implementation"]: row for row in mine if row["kernel"] == kernel}
+            if here:
+                cells = [_kernel(here[name]) if name in here else "" for name in names]
+                table.rows.append([KERNEL_TITLES.get(kernel, kernel), *cells])
+        tables.append(table)
+    return tables
 
 
 def curve(rows: list[Row], along: str) -> list[Row]:
@@ -180,6 +193,9 @@ def _kernel(row: Row) -> str:
     return f"{row['seconds'] * 1e3:.3g} ms{_ratio(row)}"
 
 
+def _megabytes(row: Row) -> str:
+    return f"{row['bytes'] / 1e6:,.0f} MB"
+
+
 def _memory(row: Row) -> str:
-    pixels = Case(**row["case"]).pixels
-    return f"{row['bytes'] / 2**20:,.0f} MB ({row['bytes'] / pixels:,.0f} B/px)"
+    return f"{_megabytes(row)} ({row['bytes'] / Case(**row['case']).pixels:,.0f} B/px)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def compare(
             calls[name] = call
             expected = output if name == "eager" else expected
             differences[name] = _difference(output, expected, f"{name} {what} at {case.size}")
-        times = take_turns(calls, rounds, case.device, lambda name: done(name, what))
+        times = take_turns(calls, rounds, case.device, partial(named, done, what))
         rows += [
             _row(
                 "time", name, what, case, estimator,
@@ -112,6 +113,11 @@ def statistics_of(times: dict[str, list[float]], name: str, flops: int) -> Row:
     }
 
 
+def named(done: Callable[[str, str], None], job: str, name: str) -> None:
+    """`done` with its arguments the other way round, to be bound to a job."""
+    done(name, job)
+
+
 def _difference(output: Any, expected: Any, what: str) -> float | None:
     """Relative 2-norm of output - expected, None for jobs without output. Raises RunError."""
     if not isinstance(output, torch.Tensor) or not isinstance(expected, torch.Tensor):
@@ -127,5 +133,6 @@ def _difference(output: Any, expected: Any, what: str) -> float | None:
 
 def _row(what: str, name: str, job: str, case: Case, estimator: Estimator, **more: Any) -> Row:
     return {
-        "what": what, "implementation": name, "job": job, "case": case.as_dict(), "threads": estimator.threads, **more,
+        "what": what, "implementation": name, "job": job, "case": case.as_dict(),
+        "threads": estimator.threads, **more,
     }  # fmt: skip

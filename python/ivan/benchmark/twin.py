@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ivan.model import default_last_scale
 
+
 class EagerDenseBlock(nn.Module):
     """Five 3x3 convolutions, each on the input and all earlier outputs: [N, in, H, W] -> [N, out, H, W]."""
 
@@ -27,14 +28,15 @@ class EagerDenseBlock(nn.Module):
         super().__init__()
         self.negative_slope = negative_slope
         widths = [growth] * 4 + [out_channels]
-        self.convs = nn.ModuleList(
+        convs = [
             nn.Conv2d(in_channels + growth * level, width, 3, padding=1) for level, width in enumerate(widths)
-        )
-        for conv in self.convs:
+        ]
+        self.convs = nn.ModuleList(convs)
+        for conv in convs:
             nn.init.xavier_normal_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            nn.init.constant_(conv.get_parameter("bias"), 0.0)
         with torch.no_grad():
-            self.convs[-1].weight.mul_(last_scale)
+            convs[-1].weight.mul_(last_scale)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = [x]
@@ -92,5 +94,5 @@ class EagerIVAN(nn.Module):
 
     def inverse(self, y: Tensor) -> Tensor:
         for block in reversed(self.blocks):
-            y = block.inverse(y)
+            y = block.inverse(y)  # type: ignore[operator]
         return y

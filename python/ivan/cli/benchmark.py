@@ -22,7 +22,8 @@ def benchmark(
         typer.Option(
             "--sizes",
             metavar="SIZES",
-            help="Image sizes in pixels, as 128,256 or 256x192 (height x width). [dim]\\[default: 128,256][/dim]",
+            help="Image sizes in pixels, as 128,256 or 256x192 (height x width). "
+            "[dim]\\[default: 128,256][/dim]",
             show_default=False,
         ),
     ] = None,
@@ -35,8 +36,8 @@ def benchmark(
         Optional[list[str]],  # noqa: UP045
         typer.Option(
             metavar="NAME",
-            help="What to measure beside eager PyTorch, ours strict and fast: compile, checkpoint, memcnn, freia, "
-            "fast-boundary, fast-store or all. Repeat for several.",
+            help="Measure this too, beside eager PyTorch, ours strict and fast: compile, checkpoint, memcnn, "
+            "freia, fast-boundary, fast-store or all. Repeat for several.",
             show_default=False,
         ),
     ] = None,
@@ -52,8 +53,12 @@ def benchmark(
             metavar="GB", help="Skip what would take more than this (default: 90 % of what is free)."
         ),
     ] = None,
-    channels: Annotated[int, typer.Option(metavar="C", help="Channels of the state.", rich_help_panel=_NETWORK)] = 2,
-    blocks: Annotated[int, typer.Option(metavar="N", help="Invertible blocks.", rich_help_panel=_NETWORK)] = 8,
+    channels: Annotated[
+        int, typer.Option(metavar="C", help="Channels of the state.", rich_help_panel=_NETWORK)
+    ] = 2,
+    blocks: Annotated[
+        int, typer.Option(metavar="N", help="Invertible blocks.", rich_help_panel=_NETWORK)
+    ] = 8,
     batch: Annotated[int, typer.Option(metavar="N", help="Images at once.", rich_help_panel=_NETWORK)] = 1,
     json_file: Annotated[
         str, typer.Option("--json", metavar="FILE", help="Also write the numbers here.", show_default=False)
@@ -62,11 +67,14 @@ def benchmark(
 ) -> None:
     """Measure this machine: time and memory of the network against plain PyTorch.
 
-    \b Everything computes the same function of the same weights, is warmed up, and then takes turns; a ratio of 3x
-    means three times faster than eager PyTorch, in the same run. forward and inverse are inference; a step is
-    both directions, loss, backward and Adam. Memory is what a step adds to the peak of a fresh process that has
-    done one small step. What would not fit is skipped, and the table says so. Close other programs first: a busy
-    machine makes single times useless, though less so the ratios.
+    Everything computes the same function of the same weights, is warmed up, and then takes turns. A ratio
+    of 3x means three times faster than eager PyTorch in the same run; forward and inverse are inference, a
+    step is both directions, loss, backward and Adam.
+
+    Memory is what a step adds to the peak of a fresh process that has done one small step (on a GPU: of
+    PyTorch's memory there). What would not fit is skipped, and the table says so.
+
+    Close other programs first: on a busy machine single times mean little, and ratios less.
 
     Examples:
 
@@ -81,8 +89,8 @@ def benchmark(
 
     shapes = parse_sizes(sizes) if sizes else [(128, 128), (256, 256)]
     for option, value, least in (
-        ("--rounds", rounds, 1), ("--threads", threads, 0), ("--channels", channels, 2), ("--blocks", blocks, 1),
-        ("--batch", batch, 1),
+        ("--rounds", rounds, 1), ("--threads", threads, 0), ("--channels", channels, 2),
+        ("--blocks", blocks, 1), ("--batch", batch, 1),
     ):  # fmt: skip
         if value < least:
             raise InputError(f"{option}: {value} given, must be at least {least}")
@@ -96,9 +104,9 @@ def benchmark(
     from ivan.benchmark.case import Case
     from ivan.benchmark.machine import describe
     from ivan.benchmark.plan import run
-    from ivan.training.build import pick_device
+    from ivan.training.build import choose_device
 
-    place = str(pick_device(device))
+    place = str(choose_device(device))
     threads = threads or torch.get_num_threads()
     cases = [Case(h, w, channels=channels, blocks=blocks, batch=batch, device=place) for h, w in shapes]
     groups = plan(cases, names(against or []), rounds, threads, kernels, memory)
@@ -114,7 +122,7 @@ def benchmark(
 
 
 def names(against: list[str]) -> tuple[str, ...]:
-    """Eager PyTorch, ours strict and fast, and what `against` adds, in the order of all. Raises InputError."""
+    """Eager PyTorch, ours strict and fast, and what `against` adds. Raises InputError."""
     from ivan.benchmark.implementations import IMPLEMENTATIONS, implementation
 
     asked = {part.strip() for value in against for part in value.split(",") if part.strip()}
@@ -133,7 +141,7 @@ def plan(
     groups: list[Group] = []
     for case in sorted(cases, key=lambda case: case.pixels):
         if kernels:
-            groups.append(Kernels(case, rounds, threads))
+            groups.append(Kernels(case, 3 * rounds, threads))  # short calls vary more
         groups.append(Times(case, implementations, rounds, threads))
         if memory:
             groups += [Memory(case, name, threads) for name in implementations]
@@ -172,15 +180,13 @@ def show(measured: dict[str, Any]) -> None:
     console = Console(soft_wrap=False)
     where = machine["processor"] if machine["device"] == "cpu" else machine["device"]
     typer.echo(
-        f"{where}, {machine['isa']}, {machine['threads']} threads of {machine['cores']} cores, torch {machine['torch']}, "
+        f"{where}, {machine['isa']}, {machine['cores']} cores, torch {machine['torch']}, "
         f"{machine['precision']}, load {machine['load']}"
     )
     if (machine["load"] or 0) > 0.5:
         typer.echo("other programs were running: read the ratios, not the single times")
     shown = tables.time_tables(rows)
-    if tables.of(rows, "kernel"):
-        shown.append(tables.kernel_table(rows))
-    for table in shown:
+    for table in [*shown, *tables.kernel_tables(rows)]:
         console.print(tables.rich_table(table))
 
 
