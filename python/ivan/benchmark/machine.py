@@ -29,6 +29,7 @@ def describe(device: str = "cpu", dtype: str = "float32") -> dict[str, Any]:
         "memory_gb": facts["Devices"]["memory GB"],
         "isa": ivan_fast.build_info()["cpu_isa"],
         "threads": torch.get_num_threads(),
+        "fma_gflops": None,  # of all threads; the repository's benchmarks measure it
         "device": torch.cuda.get_device_name(device) if cuda else "cpu",
         "precision": dtype,
         "python": platform.python_version(),

@@ -35,7 +35,8 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 """The fields of each kind of row, and their types."""
 MACHINE = (
-    "machine", "system", "processor", "cores", "memory_gb", "isa", "threads", "device", "precision", "python",
+    "machine", "system", "processor", "cores", "memory_gb", "isa", "threads", "fma_gflops", "device",
+    "precision", "python",
     "torch", "ivan_fast", "compiler", "commit", "load", "taken",
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ Row = dict[str, Any]
 NOT_RUN = "not run"
 KERNEL_TITLES = {
     "dense_block": "dense block",
+    "dense_block_backward": "dense block, backward (PyTorch: and forward)",
     "dense_block training": "dense block, forward and backward",
     "affine_coupling_forward": "coupling",
     "affine_coupling_recompute_backward": "coupling, inverse and backward",
@@ -116,30 +117,30 @@ def curve(rows: list[Row], along: str) -> list[Row]:
     for row in rows:
         if row.get("job") != "step":
             continue
-        fixed = {k: v for k, v in row["case"].items() if k not in _varied(along)}
-        families.setdefault((*fixed.items(), row["threads"]), []).append(row)
-    best = max(families.values(), key=lambda family: len({_at(r, along) for r in family}), default=[])
-    return best if len({_at(row, along) for row in best}) > 1 else []
+        families.setdefault(_fixed(row, along), []).append(row)
+    best = max(families.values(), key=lambda family: len({place(r, along) for r in family}), default=[])
+    return best if len({place(row, along) for row in best}) > 1 else []
 
 
-def memory_table(rows: list[Row], along: str) -> Table:
-    """Activation memory of a training step against size or against blocks."""
-    family = curve([*of(rows, "memory"), *of(rows, "skip")], along)
-    measured = curve(of(rows, "memory"), along)
-    places = sorted({_at(row, along) for row in measured})
-    word = "size" if along == "size" else "blocks"
-    table = Table(f"Memory of a training step against {word}", [""])
+def curve_table(rows: list[Row], what: str, along: str) -> Table:
+    """``time`` or activation ``memory`` of a training step against ``size`` or against ``blocks``."""
+    measured = curve(of(rows, what), along)
+    alike = {_fixed(row, along) for row in measured}
+    family = [row for row in [*of(rows, what), *of(rows, "skip")] if _fixed(row, along) in alike]
+    places = sorted({place(row, along) for row in measured})
+    table = Table(f"{what.capitalize()} of a training step against {along}", [""])
     if not measured:
         return table
     case = Case(**measured[0]["case"])
     table.head += [f"{p[0]}x{p[1]}" if along == "size" else f"{p} blocks at {case.size}" for p in places]
+    cell = _memory if what == "memory" else _time
     for name in titles(measured):
         cells = [IMPLEMENTATIONS[name].title]
-        for place in places:
-            here = [r for r in family if r["implementation"] == name and _at(r, along) == place]
-            found = next((r for r in here if r["what"] == "memory"), None)
+        for point in places:
+            here = [r for r in family if r["implementation"] == name and place(r, along) == point]
+            found = next((r for r in here if r["what"] == what), None)
             reason = next((r["reason"] for r in here if r["what"] == "skip"), NOT_RUN)
-            cells.append(_memory(found) if found else reason.partition(" needed")[0])
+            cells.append(cell(found) if found else reason.partition(" needed")[0])
         table.rows.append(cells)
     return table
 
@@ -166,11 +167,14 @@ def markdown(table: Table) -> str:
     return "\n\n".join([text, *table.notes])
 
 
-def _varied(along: str) -> tuple[str, ...]:
-    return ("height", "width") if along == "size" else ("blocks",)
+def _fixed(row: Row, along: str) -> tuple[Any, ...]:
+    """Everything of a step but what the curve goes along, as a key."""
+    varied = ("height", "width") if along == "size" else ("blocks",)
+    return (row.get("job"), row["threads"], *((k, v) for k, v in row["case"].items() if k not in varied))
 
 
-def _at(row: Row, along: str) -> Any:
+def place(row: Row, along: str) -> Any:
+    """Where a row lies on a curve: (height, width), or the number of blocks."""
     case = row["case"]
     return (case["height"], case["width"]) if along == "size" else case["blocks"]
 
