@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import CASES, against
+from suite import CASES, against
 
 from ivan.benchmark.kernels import KERNELS, kernel_calls, kernel_flops
 

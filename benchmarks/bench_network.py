@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import CASES, DEVICE, NAMES, THREADS, against
+from suite import CASES, DEVICE, NAMES, THREADS, against
 
 from ivan.benchmark.case import JOBS
 from ivan.benchmark.implementations import IMPLEMENTATIONS, build

@@ -3,6 +3,7 @@
     python benchmarks/network.py 128 256x192 [--rounds 5] [--threads 1 2] [--with eager fast] [--json FILE]
     python benchmarks/network.py --plan figures         what docs/performance.md shows -> results/network.json
     python benchmarks/network.py --plan quick --json F  a check of the tools on tiny images
+    python benchmarks/network.py --plan nothing --json F  measures nothing: the page then says "not run"
 
 All implementations compute the same function of the same weights (checked), are warmed up and take turns;
 medians of the ratios are reported. A training step is both directions, loss, backward and Adam. Memory is the
@@ -56,6 +57,7 @@ def main() -> None:
 
 NOTES = {
     "figures": "",
+    "nothing": "the figures are taken on a quiet machine once the kernels are final",
     "quick": "a quick check of the tools on tiny images: these numbers mean nothing",
     "sizes": "",
 }
@@ -86,6 +88,8 @@ def groups_of(args: argparse.Namespace, network: Case) -> list[Group]:
     """The plan that the arguments ask for."""
     if args.plan == "figures":
         return plans.figures(network, args.threads[0], args.rounds)
+    if args.plan == "nothing":
+        return []
     if args.plan == "quick":
         return plans.quick(network, args.threads[0], args.rounds)
     names = tuple(implementation(name, "--with").name for name in args.names)

@@ -18,13 +18,14 @@ from typing import Any
 from performance_plots import draw
 
 from ivan.benchmark import budget, record
-from ivan.benchmark.case import Case
 from ivan.benchmark.implementations import IMPLEMENTATIONS
 from ivan.benchmark.tables import (
     KERNEL_TITLES,
     NOT_RUN,
     Table,
+    count,
     curve_table,
+    kernel_label,
     kernel_tables,
     markdown,
     of,
@@ -63,14 +64,20 @@ def usual_blocks(rows: list[dict[str, Any]]) -> int:
 
 def machine_text(measured: dict[str, Any]) -> str:
     """The lines that say where and when."""
+    if not measured["rows"]:
+        return f"**{NOT_RUN.capitalize()} yet: {measured['note']}.**"
     m = measured["machine"]
     peak = "not known (no compiler)" if m["fma_gflops"] is None else f"{m['fma_gflops']:.0f} GFLOP/s"
-    lines = [
-        f"{m['processor']} ({m['machine']}, {m['cores']} cores, {m['memory_gb']} GB), instruction set "
-        f"{m['isa']}, multiply-add peak of {m['threads']} threads {peak}; {m['precision']}; torch {m['torch']}, Python "
-        f"{m['python']}, compiler {m['compiler']}; commit {m['commit'] or 'not known'}; load at the start "
-        f"{m['load']}; taken {m['taken']}."
-    ]
+    facts = (
+        f"{m['processor']} ({m['machine']}, {m['cores']} cores, {m['memory_gb']} GB)",
+        f"instruction set {m['isa']}, multiply-add peak of {count(m['threads'])} {peak}",
+        m["precision"],
+        f"torch {m['torch']}, Python {m['python']}, compiler {m['compiler']}",
+        f"commit {m['commit'] or 'not known'}",
+        f"load at the start {m['load']}",
+        f"taken {m['taken']}",
+    )
+    lines = ["; ".join(facts) + "."]
     if measured["note"]:
         lines.append(f"**Note on this run: {measured['note']}.**")
     return "\n\n".join(lines)
@@ -90,14 +97,14 @@ def rate_table(measured: dict[str, Any]) -> Table:
         for r in of(measured["rows"], "kernel")
         if r["kernel"].startswith("dense") and r["threads"] == threads
     ]
-    sizes = list(dict.fromkeys(Case(**row["case"]).label() for row in rows))
+    sizes = list(dict.fromkeys(kernel_label(row) for row in rows))
     table = Table("GFLOP/s, and share of the multiply-add peak", ["", *sizes])
     for kernel, name in dict.fromkeys((row["kernel"], row["implementation"]) for row in rows):
         cells = [f"{KERNEL_TITLES[kernel]}: {IMPLEMENTATIONS[name].title}"]
         for size in sizes:
             found = [
                 row["gflops"] for row in rows
-                if (row["kernel"], row["implementation"], Case(**row["case"]).label()) == (kernel, name, size)
+                if (row["kernel"], row["implementation"], kernel_label(row)) == (kernel, name, size)
             ]  # fmt: skip
             share = "" if peak is None or not found else f" ({found[0] / peak:.0%})"
             cells.append(f"{found[0]:.0f}{share}" if found else NOT_RUN)

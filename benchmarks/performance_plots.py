@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 
 from ivan.benchmark.case import Case
 from ivan.benchmark.implementations import IMPLEMENTATIONS
@@ -57,6 +58,8 @@ def _panel(axis: Any, rows: list[dict[str, Any]], what: str, along: str) -> None
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(sorted(ticks), [f"{tick:.0f}" for tick in sorted(ticks)])
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.set_ylabel(f"{'time' if what == 'time' else 'memory'} of a training step, {unit}")
     axis.set_title(_fixed(family, along) if family else "not run")

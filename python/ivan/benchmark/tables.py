@@ -60,7 +60,7 @@ def time_tables(rows: list[Row]) -> list[Table]:
         missing = [row for row in of(rows, "skip") if shape(row) == key]
         case, threads = Case(**here[0]["case"]), here[0]["threads"]
         jobs = [job for job in JOBS if any(row["job"] == job for row in here)]
-        table = Table(f"{case.label()}, {_threads(threads)}", ["", *jobs])
+        table = Table(f"{case.label()}, {count(threads)}", ["", *jobs])
         measured = {name for name, *rest in memory if tuple(rest) == key}
         if measured:
             table.head.append("step memory")
@@ -95,9 +95,8 @@ def kernel_tables(rows: list[Row]) -> list[Table]:
     tables = []
     for key in dict.fromkeys(map(shape, found)):
         mine = [row for row in found if shape(row) == key]
-        case = Case(**mine[0]["case"])
         table = Table(
-            f"Kernels, {case.label()}, {_threads(mine[0]['threads'])}", ["", *(head[n] for n in names)]
+            f"Kernels, {kernel_label(mine[0])}, {count(mine[0]['threads'])}", ["", *(head[n] for n in names)]
         )
         for kernel in KERNELS:
             here = {row["implementation"]: row for row in mine if row["kernel"] == kernel}
@@ -179,8 +178,14 @@ def place(row: Row, along: str) -> Any:
     return (case["height"], case["width"]) if along == "size" else case["blocks"]
 
 
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
+def count(threads: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def kernel_label(row: Row) -> str:
+    """The case of a kernel: how many blocks the network has does not matter to it."""
+    return Case(**{**row["case"], "blocks": 8}).label()
 
 
 def _ratio(row: Row) -> str:
