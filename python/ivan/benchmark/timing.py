@@ -68,9 +68,9 @@ def compare(
                 try:
                     output = call()  # the warm-up
                 except Exception as error:
-                    if IMPLEMENTATIONS[name].ours:
-                        raise
                     reason = f"failed: {' '.join(str(error).split())[:200]}"
+                    if IMPLEMENTATIONS[name].ours:
+                        raise RunError(f"{name} {what} at {case.size}: {reason}") from error
             if reason is not None:
                 rows.append(_row("skip", name, what, case, estimator, reason=reason))
                 continue

@@ -44,7 +44,6 @@ def test_sizes() -> None:
 
 
 def test_flops_are_those_of_the_convolutions() -> None:
-    assert dense_flops(1, 1) == 2 * 57_609 - 2 * 129 + 2 * 9 * (1 * 32) * 0 or dense_flops(1, 1) > 0
     convolutions = sum(9 * cin * cout for cin, cout in ((1, 32), (33, 32), (65, 32), (97, 32), (129, 1)))
     assert dense_flops(1, 1) == 2 * convolutions
     case = Case(3, 5, batch=2)
@@ -77,7 +76,7 @@ def test_memory_of_a_fresh_process_does_not_see_ours() -> None:
 
 
 def test_a_failing_process_says_why() -> None:
-    with pytest.raises(memory.MeasurementError, match="fast at 8x8.*complex128"):
+    with pytest.raises(memory.MeasurementError, match=r"fast at 8x8.*complex128"):
         memory.measure("fast", [(Case(8, 8, dtype="complex128"), "step")], 1)
 
 

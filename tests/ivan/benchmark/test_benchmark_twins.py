@@ -132,5 +132,5 @@ def test_jobs_shared_with_another_implementation_are_named() -> None:
 
 
 def test_unknown_implementation() -> None:
-    with pytest.raises(InputError, match="tensorflow.*eager"):
+    with pytest.raises(InputError, match=r"tensorflow.*eager"):
         implementation("tensorflow", "--against")
