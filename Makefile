@@ -28,7 +28,7 @@ help:
 	@echo "make gpu-check  the tests that need a CUDA device"
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
 	@echo "make bench      kernels and network against plain PyTorch, into benchmarks/results/bench.json"
-	@echo "make performance  measures and writes docs/performance.md (half an hour, on a quiet machine)"
+	@echo "make performance  measures and writes docs/performance.md (25 minutes, on a quiet machine)"
 	@echo "make cuda-gate  all CUDA architectures, warnings are errors"
 	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
 

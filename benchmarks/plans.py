@@ -15,19 +15,23 @@ POLICIES = ("fast-boundary", "fast-store")
 
 
 def figures(case: Case, threads: int, rounds: int) -> list[Group]:
-    """Everything docs/performance.md shows, cheap things first; `case` gives the network and the device."""
+    """Everything docs/performance.md shows, in about 25 minutes on two cores: cheap things first.
+
+    `case` gives the network and the device.
+    """
     groups: list[Group] = []
     for side in (128, 256):
-        groups += [
-            Kernels(case.at(side), 3 * rounds, threads),
-            Times(case.at(side), ALL, rounds, threads),
-            *(Memory(case.at(side), name, threads) for name in ALL),
-        ]
+        groups += [Kernels(case.at(side), 3 * rounds, threads), Times(case.at(side), ALL, rounds, threads)]
     if threads > 1:
-        groups.append(Times(case.at(256), CORE, rounds, 1))
+        groups.append(Times(case.at(256), CORE, max(rounds - 1, 1), 1))
     groups.append(Times(case.at(512), CORE, max(rounds - 1, 1), threads))
-    groups += [Memory(case.at(512), name, threads) for name in (*CORE, *POLICIES)]
-    groups += [Memory(case.at(1024), name, threads) for name in CORE]
+    for side, names in (
+        (128, tuple(name for name in ALL if name != "compile")),
+        (256, ALL),
+        (512, (*CORE, *POLICIES)),
+        (1024, ("eager", "fast")),
+    ):
+        groups += [Memory(case.at(side), name, threads) for name in names]
     return groups + depth(case.at(128), threads, (8, 16, 40, 80))
 
 
@@ -37,9 +41,7 @@ def depth(case: Case, threads: int, blocks: tuple[int, ...]) -> list[Group]:
     for count in blocks:
         deep = replace(case, blocks=count)
         groups += [
-            Memory(deep, name, threads)
-            for name in ("eager", "memcnn", "fast", "fast-boundary")
-            if count != case.blocks
+            Memory(deep, name, threads) for name in ("eager", "fast", "fast-boundary") if count != case.blocks
         ]
         if count != case.blocks:
             groups.append(Times(deep, ("eager", "fast"), 1, threads, ("step",)))
