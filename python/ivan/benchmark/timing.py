@@ -97,7 +97,8 @@ def too_large(name: str, case: Case, job: str, limit: int, estimator: Estimator)
         return str(error)
     if needed <= limit:
         return None
-    return f"does not fit: about {needed / 1e9:.3g} GB needed, {limit / 1e9:.3g} GB free"
+    digits = 2 if needed < 10e9 else 0
+    return f"does not fit: about {needed / 1e9:,.{digits}f} GB needed, {limit / 1e9:,.{digits}f} GB free"
 
 
 def statistics_of(times: dict[str, list[float]], name: str, flops: int) -> Row:

@@ -33,7 +33,7 @@ def evaluate(model: Any, x: Tensor, pull: Tensor) -> list[Tensor]:
     found = []
     for direction in (model, model.inverse):
         leaf = x.clone().requires_grad_()
-        y = direction(leaf)
+        y = direction(leaf * 1)  # MemCNN doubles the gradient of a leaf that it is given itself
         y.backward(pull)
         found += [y.detach(), leaf.grad]
         with torch.inference_mode():
@@ -122,7 +122,7 @@ def test_deep_twin_starts_as_the_package_does() -> None:
     theirs: Any = twin.blocks[3]
     ours: Any = model.chain[3]
     spread = theirs.f.convs[-1].weight.std() / ours.coupling.F.weights[-1].std()
-    assert 0.7 < float(spread) < 1.4
+    assert 0.7 < spread.item() < 1.4
 
 
 def test_jobs_shared_with_another_implementation_are_named() -> None:
