@@ -117,7 +117,13 @@ class Estimator:
         self._slopes: dict[Any, dict[str, Slope]] = {}
 
     def bytes(self, name: str, case: Case, job: str) -> int:
-        """Estimated activation memory. Raises MeasurementError where the small jobs fail."""
+        """Estimated activation memory; 0, "just try it", for jobs no larger than the measurements would be.
+
+        Raises:
+            MeasurementError: the small jobs fail.
+        """
+        if case.pixels * case.blocks <= PROBES[-1] ** 2 * PROBE_BLOCKS:
+            return 0
         name = IMPLEMENTATIONS[name].memory_as or name
         blocks = min(case.blocks, PROBE_BLOCKS)
         network = case.at(1, batch=1, blocks=blocks)

@@ -55,11 +55,15 @@ def time_tables(rows: list[Row]) -> list[Table]:
     memory = {(r["implementation"], *shape(r)): r for r in of(rows, "memory") if r["job"] == "step"}
     skipped = {(r["implementation"], r["job"], *shape(r)): r["reason"] for r in of(rows, "skip")}
     tables = []
-    for key in dict.fromkeys(map(shape, timed)):
+    only_memory = {shape(row) for row in of(rows, "memory")} - {shape(row) for row in timed}
+    for key in dict.fromkeys(map(shape, [*timed, *of(rows, "skip")])):
+        if key in only_memory:
+            continue
         here = [row for row in timed if shape(row) == key]
         missing = [row for row in of(rows, "skip") if shape(row) == key]
-        case, threads = Case(**here[0]["case"]), here[0]["threads"]
-        jobs = [job for job in JOBS if any(row["job"] == job for row in here)]
+        sample = (here or missing)[0]
+        case, threads = Case(**sample["case"]), sample["threads"]
+        jobs = [job for job in JOBS if any(row["job"] == job for row in [*here, *missing])]
         table = Table(f"{case.label()}, {count(threads)}", ["", *jobs])
         measured = {name for name, *rest in memory if tuple(rest) == key}
         if measured:

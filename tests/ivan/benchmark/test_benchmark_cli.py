@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ivan.benchmark import record
+from ivan.benchmark import memory, plan, record
 from ivan.cli import run as ivan
 
 TINY = ["benchmark", "--device", "cpu", "--sizes", "16", "--threads", "1", "--rounds", "1", "--blocks", "1"]
@@ -39,12 +39,27 @@ def test_memory_and_a_limit(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     path = tmp_path / "here.json"
-    line = f"--no-kernels --quiet --memory-limit 0.000001 --json {path}"
+    needed = {"eager": 5_000_000_000, "strict": 7_000, "fast": 7_000}
+    monkeypatch.setattr(memory.Estimator, "bytes", lambda self, name, case, job: needed[name])
+    monkeypatch.setattr(plan, "measure", lambda name, cases, threads: (10, [40_000_000]))
+    line = f"--no-kernels --quiet --memory-limit 0.25 --json {path}"
     assert ivan([*TINY, *line.split()]) == 0
     found = capsys.readouterr()
     assert found.err == ""
-    skipped = [row for row in record.load(path)["rows"] if row["what"] == "skip"]
-    assert any("does not fit" in row["reason"] for row in skipped)
+    for words in ("skipped [1]", "[1] does not fit: about 5.00 GB needed, 0.25 GB free", "40 MB"):
+        assert words in found.out
+    rows = record.load(path)["rows"]
+    assert {row["implementation"] for row in rows if row["what"] == "skip"} == {"eager"}
+    assert {row["implementation"] for row in rows if row["what"] == "memory"} == {"strict", "fast"}
+
+
+def test_everything_skipped_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(memory.Estimator, "bytes", lambda self, name, case, job: 10**15)
+    assert ivan([*TINY, "--no-kernels", "--quiet"]) == 0
+    assert "does not fit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

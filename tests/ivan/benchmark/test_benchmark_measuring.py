@@ -90,10 +90,12 @@ def test_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "measure", measure)
     estimator = memory.Estimator(1)
     assert estimator.bytes("eager", Case(256, 128), "step") == 1000 * 256 * 128 + 7
-    assert estimator.bytes("eager", Case(10, 10, batch=3), "inverse") == 10 * 300 + 7
+    assert estimator.bytes("eager", Case(100, 100, batch=3), "inverse") == 10 * 30_000 + 7
     assert len(asked) == 1
-    assert estimator.bytes("eager", Case(8, 8, blocks=80), "step") == 10 * (64_000 + 7)
-    assert estimator.bytes("compile", Case(8, 8), "step") == 64_007  # taken from eager's
+    assert estimator.bytes("eager", Case(80, 80, blocks=80), "step") == 10 * (6_400_000 + 7)
+    assert estimator.bytes("compile", Case(100, 100), "step") == 10_000_007  # taken from eager's
+    assert len(asked) == 1
+    assert estimator.bytes("memcnn", Case(96, 96), "step") == 0  # no larger than the measurement
     assert len(asked) == 1
     reason = timing.too_large("eager", Case(256, 256), "step", 10_000_000, estimator)  # type: ignore[arg-type]
     assert reason == "does not fit: about 0.07 GB needed, 0.01 GB free"
