@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ivan.cli.benchmark import benchmark
 from ivan.cli.demo import demo
 from ivan.cli.evaluate import evaluate
 from ivan.cli.info import info
@@ -60,3 +61,4 @@ app.command(rich_help_panel="Main")(synthesize)
 app.command(rich_help_panel="Main")(evaluate)
 app.command("test", rich_help_panel="Other")(run_test)
 app.command(rich_help_panel="Other")(info)
+app.command(rich_help_panel="Other")(benchmark)
