@@ -87,8 +87,8 @@ class Evaluation:
             }
             for row in self.cases
         ]
-        plain: dict[str, Any] = _plain({"protocol": self.protocol, "cases": rows, "means": self.means()})
-        return plain
+        content: dict[str, Any] = plain({"protocol": self.protocol, "cases": rows, "means": self.means()})
+        return content
 
     def to_csv(self) -> str:
         """One line a case, modality and direction; the protocol of the numbers is in the JSON beside it."""
@@ -162,9 +162,10 @@ def run_record(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return TrainConfig.read(run / "config.json").to_json(), records
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Values as JSON can hold them: infinite and undefined numbers become text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ivan.errors import InputError
 from ivan.evaluation.measure import MASK_LEVEL, VIEWED_CASES, mask_words, measure, ranges_of, spacing
 from ivan.evaluation.result import CaseMetrics, Evaluation
 
@@ -34,6 +35,10 @@ def evaluate_run(
 
     predictor = load_predictor(run, checkpoint=checkpoint, device=device)
     config = predictor.config
+    if config.fusion_target:
+        raise InputError(
+            f"{run}: fuses without a label, so there is nothing to compare with; ivan fuse --run measures it"
+        )
     cases = find((*config.sources, *config.targets), data, roots)
     same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
     trained = _trained_ranges(run) if same_data else {}
@@ -80,7 +85,7 @@ def evaluate_cases(
                 loaded = predictor.load(item.case, (*given, *names))
                 start, stop = item.bounds(len(loaded.slices))
                 chosen = loaded.slices[start:stop]
-                predicted = predictor.predict(chosen[:, : len(given)], inverse)
+                predicted = predictor.predict(loaded.slices[:, : len(given)], inverse, (start, stop))
                 word = "inverse" if inverse else "forward"
                 for index, name in enumerate(names):
                     real = chosen[:, len(given) + index]
