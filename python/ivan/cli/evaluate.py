@@ -133,11 +133,16 @@ def show(result: Evaluation) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=160)
     table = Table("case", "direction", "target")
-    for _, label, unit, _ in COLUMNS:
+    protocols = result.protocols()
+    columns = [column for column in COLUMNS if column[0] in protocols]
+    for _, label, unit, _ in columns:
         table.add_column(f"{label} {unit}".strip(), justify="right")
 
     def cells(values: dict[str, float]) -> list[str]:
-        return [f"{values[key]:.2f}" if unit == "dB" else f"{values[key]:.4f}" for key, _, unit, _ in COLUMNS]
+        return [
+            "-" if key not in values else f"{values[key]:.2f}" if unit == "dB" else f"{values[key]:.4f}"
+            for key, _, unit, _ in columns
+        ]
 
     for row in result.cases:
         table.add_row(
@@ -153,6 +158,6 @@ def show(result: Evaluation) -> None:
             table.add_row(name, str(mean["direction"]), str(mean["target"]), *cells(mean["values"]))
     console.print(table)
     console.print("; ".join(f"{name}: {value}" for name, value in result.protocol.items()), markup=False)
-    for key, label, _, better in COLUMNS:
+    for key, label, _, better in columns:
         if better:
-            console.print(f"{label}: {result.cases[0].protocol[key]}", markup=False)
+            console.print(f"{label}: {protocols[key]}", markup=False)
