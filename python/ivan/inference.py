@@ -238,6 +238,7 @@ def synthesize(
     device: str = "auto",
     pixels: int = DEFAULT_PIXELS,
     threads: int = 0,
+    uncertainty: bool = False,
     progress: bool = True,
 ) -> list[Path]:
     """Synthesise the missing modalities of every case in a folder.
@@ -255,6 +256,7 @@ def synthesize(
         checkpoint, device: as in `load_run`.
         pixels: upper bound of the pixels of one batch.
         threads: CPU threads; 0 leaves PyTorch's choice.
+        uncertainty: write OUT/MODALITY_uncertainty/case too (`ivan.uncertainty`), in the image's units.
         progress: show a progress bar on a terminal and a line for each file elsewhere.
 
     Returns:
@@ -280,7 +282,7 @@ def synthesize(
     written: list[Path] = []
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:
-            _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse)
+            _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty)
             written += paths
             for path in paths:
                 say(f"wrote {path}")
@@ -288,7 +290,7 @@ def synthesize(
 
 
 def synthesize_case(
-    predictor: Predictor, case: Case, out: Path, *, inverse: bool = False
+    predictor: Predictor, case: Case, out: Path, *, inverse: bool = False, uncertainty: bool = False
 ) -> tuple[dict[str, Any], list[Path]]:
     """Synthesise one case and write its files.
 
@@ -298,12 +300,17 @@ def synthesize_case(
     import numpy as np
 
     from ivan.data import write_volume
+    from ivan.uncertainty import SUFFIX, predict_with_uncertainty
 
     given, names = predictor.modalities(inverse)
     loaded = predictor.load(case, given)
     for note in loaded.notes:
         warn(note)
-    predicted = predictor.predict(loaded.slices, inverse)
+    doubt = None
+    if uncertainty:
+        predicted, doubt = predict_with_uncertainty(predictor, loaded.slices, inverse)
+    else:
+        predicted = predictor.predict(loaded.slices, inverse)
     volumes, paths = {}, []
     suffix = output_suffix(case.files[given[0]])
     for index, name in enumerate(names):
@@ -318,6 +325,12 @@ def synthesize_case(
             values = np.clip(values, 0, 1)
         volumes[name] = loaded.to_volume(values)
         paths.append(write_volume(out / name / f"{case.name}{suffix}", volumes[name], loaded.reference))
+        if doubt is not None:
+            scale = predictor.scales.get(name)
+            doubts = doubt[:, index] * (scale.high - scale.low if scale else 1)
+            doubts = np.clip(doubts, 0, 1) if suffix == ".png" else doubts
+            path = out / f"{name}{SUFFIX}" / f"{case.name}{suffix}"
+            paths.append(write_volume(path, loaded.to_volume(doubts), loaded.reference))
     return volumes, paths
 
 

@@ -39,6 +39,12 @@ def evaluate(
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.", rich_help_panel=_RUN)
     ] = "auto",
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="How the run's own uncertainty ranks its errors.", rich_help_panel=_RUN
+        ),
+    ] = False,
     prediction: Annotated[
         str, _text("Folder of synthesised images, as ivan synthesize writes it.", _FILES)
     ] = "",
@@ -68,6 +74,9 @@ def evaluate(
         str,
         typer.Option(metavar="wang|uniform7|notes", help="Variant of SSIM, or the formulas of the notes."),
     ] = "wang",
+    lesions: Annotated[
+        str, _text("Lesion masks, named as a modality: errors inside them beside the brain.", metavar="NAME")
+    ] = "",
     out: Annotated[
         str,
         _text("Folder for metrics.json, metrics.csv, report.html (default: RUN or PREDICTION/evaluation)."),
@@ -104,6 +113,8 @@ def evaluate(
         slices=parse_slices(slices),
         mask=mask,
         variant=variant,
+        lesions=lesions,
+        uncertainty=uncertainty,
         out=target,
         progress=not quiet,
     )

@@ -24,6 +24,15 @@ COLUMNS = (
     ("sharpness_sf", "SF ratio", "", "one"),
     ("through_plane_error", "through-plane", "", "lower"),
     ("through_plane_ratio", "TP ratio", "", "one"),
+    ("brain_psnr", "PSNR brain", "dB", "higher"),
+    ("lesion_psnr", "PSNR lesions", "dB", "higher"),
+    ("brain_mae", "MAE brain", "", "lower"),
+    ("lesion_mae", "MAE lesions", "", "lower"),
+    ("lesion_bias", "bias lesions", "", "zero"),
+    ("lesion_contrast", "contrast of lesions", "", "one"),
+    ("uncertainty_spearman", "rank corr. of uncertainty", "", "higher"),
+    ("uncertainty_aurg", "AURG", "", "higher"),
+    ("uncertainty_ause", "AUSE", "", "lower"),
 )
 
 

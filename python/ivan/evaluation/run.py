@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
-from ivan.evaluation.measure import MASK_LEVEL, VIEWED_CASES, mask_words, measure, ranges_of, spacing
+from ivan.evaluation.measure import (
+    MASK_LEVEL,
+    VIEWED_CASES,
+    check_lesions,
+    lesion_mask,
+    lesion_numbers,
+    mask_words,
+    measure,
+    ranges_of,
+    spacing,
+)
 from ivan.evaluation.result import CaseMetrics, Evaluation
 
 if TYPE_CHECKING:
@@ -30,7 +40,10 @@ def evaluate_run(
     checkpoint: str,
     device: str,
     progress: bool,
+    lesions: str = "",
+    uncertainty: bool = False,
 ) -> Evaluation:
+    """Evaluate a run; arguments as `ivan.evaluate`."""
     from ivan.inference import find, load_predictor
 
     predictor = load_predictor(run, checkpoint=checkpoint, device=device)
@@ -39,7 +52,9 @@ def evaluate_run(
         raise InputError(
             f"{run}: fuses without a label, so there is nothing to compare with; ivan fuse --run measures it"
         )
-    cases = find((*config.sources, *config.targets), data, roots)
+    optional = [lesions] if lesions else []
+    cases = find((*config.sources, *config.targets), data, roots, optional=optional)
+    check_lesions(cases, lesions)
     same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
     trained = _trained_ranges(run) if same_data else {}
     directions = [False, True] if direction == "both" else [direction == "inverse"]
@@ -51,6 +66,8 @@ def evaluate_run(
         variant=variant,
         trained=trained,
         progress=progress,
+        lesions=lesions,
+        uncertainty=uncertainty,
     )
     if seen := sorted({row.case for row in result.cases if row.in_training}):
         from ivan.inference import warn
@@ -68,10 +85,18 @@ def evaluate_cases(
     variant: str = "wang",
     trained: dict[str, list[tuple[int, int | None]]] | None = None,
     progress: bool = False,
+    lesions: str = "",
+    uncertainty: bool = False,
 ) -> Evaluation:
-    """Predict and measure cases in normalised units; `directions`: False is forward, True inverse."""
+    """Predict and measure cases in normalised units; `directions`: False is forward, True inverse.
+
+    `lesions` names the masks among the cases' files, `uncertainty` asks how the network's own doubt ranks its
+    errors.
+    """
     from ivan.inference import progress_over
+    from ivan.metrics import Metric, protocols, uncertainty_ranking
     from ivan.report import CaseResult, Synthesis
+    from ivan.uncertainty import predict_with_uncertainty
 
     config = predictor.config
     rows: list[CaseMetrics] = []
@@ -85,13 +110,31 @@ def evaluate_cases(
                 loaded = predictor.load(item.case, (*given, *names))
                 start, stop = item.bounds(len(loaded.slices))
                 chosen = loaded.slices[start:stop]
-                predicted = predictor.predict(loaded.slices[:, : len(given)], inverse, (start, stop))
+                shown = loaded.slices[:, : len(given)]
+                doubt: np.ndarray | None = None
+                if uncertainty:
+                    predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
+                else:
+                    predicted = predictor.predict(shown, inverse, (start, stop))
+                lesion_file = item.case.files.get(lesions)
                 word = "inverse" if inverse else "forward"
                 for index, name in enumerate(names):
                     real = chosen[:, len(given) + index]
                     inside = real > MASK_LEVEL if mask == "foreground" else None
                     what = f"{item.case.files[name]} ({word})"
                     values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
+                    more: dict[str, Metric] = {}
+                    if lesion_file is not None:
+                        inside_lesions = lesion_mask(lesion_file, loaded.reference, config.plane)[start:stop]
+                        numbers, said = lesion_numbers(
+                            real, predicted[:, index], inside_lesions, MASK_LEVEL, 1.0
+                        )
+                        values, protocol = {**values, **numbers}, {**protocol, **said}
+                    if doubt is not None:
+                        brain = real > MASK_LEVEL
+                        more = uncertainty_ranking(real, predicted[:, index], doubt[:, index], brain)
+                    values |= {name: float(value) for name, value in more.items()}
+                    protocol |= protocols(more)
                     seen = any(
                         item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, [])
                     )

@@ -9,6 +9,8 @@ from ivan.metrics.arrays import Metric, MetricArray, protocols
 from ivan.metrics.fusion import q_0, q_abf, q_piella, q_w
 from ivan.metrics.information import entropy, mutual_information, q_mi
 from ivan.metrics.pixelwise import nmse, psnr, ssim
+from ivan.metrics.ranking import uncertainty_ranking
+from ivan.metrics.regions import lesion_contrast, region_metrics
 from ivan.metrics.sharpness import average_gradient, spatial_frequency
 from ivan.metrics.through_plane import through_plane
 from ivan.metrics.volume import (
@@ -28,6 +30,7 @@ __all__ = [
     "entropy",
     "foreground_mask",
     "fusion_metrics",
+    "lesion_contrast",
     "mutual_information",
     "nmse",
     "over_slices",
@@ -38,9 +41,11 @@ __all__ = [
     "q_mi",
     "q_piella",
     "q_w",
+    "region_metrics",
     "sharpness_ratios",
     "spatial_frequency",
     "ssim",
     "synthesis_metrics",
     "through_plane",
+    "uncertainty_ranking",
 ]
