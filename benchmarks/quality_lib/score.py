@@ -79,7 +79,7 @@ class ScoreModel(Method):
 
     @torch.no_grad()
     def forward_predict(self, source: Tensor) -> Tensor:
-        """One sample, with noise that depends on nothing but the size: the same for every call."""
+        """One sample; the noise depends on the shape alone, so the same batch gives the same images."""
         from diffusers import ScoreSdeVeScheduler
 
         steps = ScoreSdeVeScheduler(

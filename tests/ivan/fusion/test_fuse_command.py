@@ -176,7 +176,7 @@ def test_training_moves_towards_its_target(volumes: Path, tmp_path: Path) -> Non
 
     for target, key in (("laplacian", "forward"), ("unsupervised", "total")):
         run = fit(
-            data=str(volumes), sources=("MRI", "CT"), task="fusion", fusion_target=target, epochs=25, lr=3e-3,
+            data=str(volumes), sources=("MRI", "CT"), task="fusion", fusion_target=target, epochs=12, lr=1e-2,
             blocks=1, growth=4, log_every=5, validation=0.0, flips=False, turns=False, tensorboard=False,
             device="cpu", threads=1, out=str(tmp_path / target), progress=False, last_scale=0.1,
         )  # fmt: skip
@@ -204,6 +204,7 @@ def test_training_moves_towards_its_target(volumes: Path, tmp_path: Path) -> Non
             "label",
         ),
         ("train --data {v} --from MRI --to CT --fusion-target wavelet --out {o}", "--fusion-target"),
+        ("test --task fusion --data {v} --out_path {o}", "ivan fuse"),
         ("train --task fuse --data {v} --from MRI --to CT --out {o}", "fusion"),
     ],
 )
@@ -214,6 +215,44 @@ def test_bad_usage_is_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert words in error
+
+
+def test_colour_volumes_on_another_grid(tmp_path: Path) -> None:
+    """A PET of type RGB24, stored from left to right, beside an MRI stored from right to left."""
+    from ivan.data.colour import RGB24
+
+    rng = np.random.default_rng(5)
+    gray = rng.uniform(0.3, 0.7, (9, 10, 3))
+    colours = np.rint((gray[..., None] + rng.uniform(-0.1, 0.1, (9, 10, 3, 3))) * 255)
+    voxels = np.zeros((9, 10, 3), RGB24)
+    for index, name in enumerate("RGB"):
+        voxels[name] = colours[..., index]
+    flipped = np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = 8
+    for name, values, affine in (
+        ("MRI", (gray[::-1] * 1000).astype(np.int16), flipped),
+        ("PET", voxels, np.eye(4)),
+    ):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / "a.nii.gz")
+    out = tmp_path / "out"
+    line = (
+        f"fuse --data {tmp_path} --from MRI --from PET --method average --normalise none --out {out} --quiet"
+    )
+    assert ivan(line.split()) == 0
+    fused = nib.load(out / "fused" / "a.nii.gz")
+    assert np.array_equal(fused.affine, flipped)
+    stored = np.asarray(fused.dataobj)
+    made = np.stack([stored[name] for name in "RGB"], -1)[::-1] / 255
+    # Without normalisation the MRI, far above 1, saturates the image: its chroma stays where it can be shown.
+    assert luma(made).mean() > 0.9
+    line = line.replace("--normalise none", "--normalise percentile").replace(str(out), str(out) + "2")
+    assert ivan(line.split()) == 0
+    stored = np.asarray(nib.load(tmp_path / "out2" / "fused" / "a.nii.gz").dataobj)
+    made = np.stack([stored[name] for name in "RGB"], -1)[::-1] / 255
+    inside = ((made > 0) & (made < 1)).all(-1)  # not cut
+    assert inside.mean() > 0.5
+    assert np.abs(chroma(made) - chroma(colours / 255))[inside].max() < 2 / 255
 
 
 def test_two_colour_sources_are_refused(
