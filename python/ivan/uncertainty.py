@@ -27,7 +27,7 @@ def check_spare_channels(predictor: Predictor, inverse: bool) -> None:
         raise InputError(
             f"--uncertainty: the {word} direction of {predictor.origin} predicts {made} channels with all "
             f"{aug.channels} of the network, so there is nothing to disagree; train with --channels "
-            f"{aug.channels + 1} or more"
+            f"{aug.channels + 1} or more, or ask for the other direction only"
         )
 
 

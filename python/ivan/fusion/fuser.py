@@ -104,5 +104,6 @@ def write_results(result: FusionResult, out: Path, fuser: Fuser) -> None:
         cases=result.views,
         metrics=result.to_table(),
         notes=notes,
+        warnings=result.warnings,
     )
     result.files += [out / name for name in ("metrics.json", "metrics.csv", "report.html")]

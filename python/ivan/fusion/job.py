@@ -83,6 +83,7 @@ def fuse(
             loaded = fuser.load(case)
             for note in loaded.notes:
                 warn(note)
+            result.warnings += [f"{case.name}: {note}" for note in loaded.notes]
             fused, output = fuser.fuse(loaded)
             suffix = output_suffix(case.files[fuser.sources[0]])
             colours = _colours(case, fuser.sources, loaded)

@@ -51,13 +51,19 @@ class FusionRow:
 
 @dataclass
 class FusionResult:
-    """What `fuse` returns: its numbers, the protocol they share, pictures of the first cases, files
-    written."""
+    """What `fuse` returns.
+
+    Attributes:
+        rows: the numbers. protocol: what holds for all of them. views: pictures of the first cases. files:
+            those written. warnings: what was done to images before they were fused (resampling), one line
+            each.
+    """
 
     rows: list[FusionRow] = field(default_factory=list)
     protocol: dict[str, Any] = field(default_factory=dict)
     views: list[Any] = field(default_factory=list)
     files: list[Any] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinite numbers as the text "inf"."""

@@ -255,6 +255,17 @@ def test_colour_volumes_on_another_grid(tmp_path: Path) -> None:
     assert np.abs(chroma(made) - chroma(colours / 255))[inside].max() < 2 / 255
 
 
+def test_resampling_is_told(volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, affine in (("MRI", np.diag([-1.0, 1, 2, 1])), ("CT", np.diag([-0.8, 0.9, 2, 1]))):
+        (tmp_path / name).mkdir()
+        values = np.asarray(nib.load(volumes / name / "c0.nii.gz").dataobj)
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / "c0.nii.gz")
+    out = tmp_path / "out"
+    assert ivan(f"fuse --data {tmp_path} --from MRI --from CT --out {out} --quiet".split()) == 0
+    assert "resampled" in capsys.readouterr().err
+    assert "resampled" in (out / "report.html").read_text()
+
+
 def test_two_colour_sources_are_refused(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
