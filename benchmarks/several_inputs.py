@@ -139,11 +139,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for sources in task.inputs:
         found = [run_once(task, sources, seed, args.steps, out) for seed in range(args.seeds)]
-        spread = statistics.stdev(found) if len(found) > 1 else float("nan")
+        spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
         table = table_psnr(task, sources, out)
         name = f"{' + '.join(sources)} -> {task.target}"
         rows.append({"mapping": name, "psnr": found, "pixelwise_table": table})
-        print(f"{name:16} {statistics.mean(found):6.2f} +- {spread:.2f} dB, pixelwise table {table:.2f} dB")
+        print(f"{name:16} {statistics.mean(found):6.2f}{spread} dB, pixelwise table {table:.2f} dB")
     protocol = {"steps": args.steps, "settings": SHORT, "measured slices": task.measured}
     (out / "results.json").write_text(json.dumps({"protocol": protocol, "rows": rows}, indent=1) + "\n")
 

@@ -15,19 +15,26 @@ if TYPE_CHECKING:
 SUFFIX = "_uncertainty"  # of the folder of a modality's maps, OUT/T2_uncertainty
 
 
-def check_spare_channels(predictor: Predictor, inverse: bool) -> None:
-    """Raise InputError where a direction predicts as many modalities as the network has channels.
+def has_spare_channels(predictor: Predictor, inverse: bool) -> bool:
+    """Whether a direction predicts fewer modalities than the network has channels.
 
-    Then there are no copies, and pushing the prediction back returns the input exactly: nothing disagrees.
+    Otherwise there are no copies, and pushing the prediction back returns the input exactly: nothing
+    disagrees.
     """
     aug = predictor.aug
-    made = aug.sources if inverse else aug.targets
-    if made >= aug.channels:
+    return (aug.sources if inverse else aug.targets) < aug.channels
+
+
+def check_spare_channels(predictor: Predictor, inverse: bool) -> None:
+    """Raise InputError unless `has_spare_channels`."""
+    if not has_spare_channels(predictor, inverse):
+        aug = predictor.aug
+        made = aug.sources if inverse else aug.targets
         word = "inverse" if inverse else "forward"
         raise InputError(
             f"--uncertainty: the {word} direction of {predictor.origin} predicts {made} channels with all "
             f"{aug.channels} of the network, so there is nothing to disagree; train with --channels "
-            f"{aug.channels + 1} or more, or ask for the other direction only"
+            f"{aug.channels + 1} or more"
         )
 
 

@@ -146,4 +146,11 @@ def test_without_spare_channels_it_is_refused(
     line = f"train --data {tiny_data} --from T1 --to T2 --to PD --channels 3 --fill zero --out {more}"
     assert ivan([*line.split(), *tiny_options]) == 0
     assert ivan(start.replace(str(run), str(more)).split()) == 0
+    capsys.readouterr()
+    line = f"evaluate --run {run} --data {tiny_data} --uncertainty --device cpu --quiet"
+    assert ivan([*line.split(), "--direction", "forward"]) == 2
+    assert ivan(line.split()) == 0  # the inverse has one
+    assert "none for the forward" in capsys.readouterr().err
+    rows = json.loads((run / "evaluation" / "metrics.json").read_text())["cases"]
+    assert {r["direction"] for r in rows if "uncertainty_aurg" in r["values"]} == {"inverse"}
     assert ivan(f"evaluate --prediction {tmp_path} --reference {tiny_data} --uncertainty".split()) == 2

@@ -58,6 +58,8 @@ def evaluate_run(
     same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
     trained = _trained_ranges(run) if same_data else {}
     directions = [False, True] if direction == "both" else [direction == "inverse"]
+    if uncertainty:
+        _check_uncertainty(predictor, directions)
     result = evaluate_cases(
         predictor,
         ranges_of(cases, split, slices),
@@ -96,7 +98,7 @@ def evaluate_cases(
     from ivan.inference import progress_over
     from ivan.metrics import Metric, protocols, uncertainty_ranking
     from ivan.report import CaseResult, Synthesis
-    from ivan.uncertainty import predict_with_uncertainty
+    from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
 
     config = predictor.config
     rows: list[CaseMetrics] = []
@@ -112,7 +114,7 @@ def evaluate_cases(
                 chosen = loaded.slices[start:stop]
                 shown = loaded.slices[:, : len(given)]
                 doubt: np.ndarray | None = None
-                if uncertainty:
+                if uncertainty and has_spare_channels(predictor, inverse):
                     predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
                 else:
                     predicted = predictor.predict(shown, inverse, (start, stop))
@@ -165,6 +167,19 @@ def evaluate_cases(
         "checkpoint": str(predictor.origin),
     }
     return Evaluation(rows, common, views)
+
+
+def _check_uncertainty(predictor: Predictor, directions: Sequence[bool]) -> None:
+    """Raise InputError where no direction has an uncertainty; say so where only one has."""
+    from ivan.inference import warn
+    from ivan.uncertainty import check_spare_channels, has_spare_channels
+
+    lacking = [inverse for inverse in directions if not has_spare_channels(predictor, inverse)]
+    if len(lacking) == len(directions):
+        check_spare_channels(predictor, lacking[0])
+    for inverse in lacking:
+        word = "inverse" if inverse else "forward"
+        warn(f"--uncertainty: none for the {word} direction, whose predictions fill all channels")
 
 
 def _range_of(item: CaseRange, bounds: tuple[int, int | None]) -> CaseRange:
