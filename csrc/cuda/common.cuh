@@ -1,6 +1,6 @@
 // Shared by the CUDA kernels: error checks, launch sizes, 16-byte accesses.
 #pragma once
-#include <cuda_runtime.h>
+#include "portable.cuh"
 
 #include <cstdint>
 #include <stdexcept>

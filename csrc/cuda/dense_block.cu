@@ -1,0 +1,110 @@
+// Dense block on CUDA: which kernels a call runs, and those of exact arithmetic.
+#include "dense_block_kernels.cuh"
+#include "dense_block_layer.cuh"
+#include "dense_block_run.cuh"
+
+namespace ivan_fast::cuda {
+namespace {
+
+// Exact arithmetic in T; operands may be rounded first.
+template <typename T>
+struct PlainKernels {
+  using State = T;
+  using Operand = T;
+  using Layout = RowMajor;
+
+  static void level(const LevelTask<T, T>& task, int images, int tile_outputs, void* stream) {
+    const dim3 grid = level_grid(task.region, kLayerRows, kLayerCols, images * task.output_tiles);
+    if (tile_outputs == kPair) {
+      IVAN_LAUNCH((layer_kernel<T, 4>), grid, dim3(kThreads), 0, stream, task);
+    } else {
+      IVAN_LAUNCH((layer_kernel<T, 1>), grid, dim3(kThreads), 0, stream, task);
+    }
+    check_launch("dense_block layer");
+  }
+
+  static void gradients(const GradientTask<T, T>& task, int splits, void* stream) {
+    if (task.units.nine_tap_items() > 0)
+      IVAN_LAUNCH((gradient_kernel<9, T>), dim3(splits, task.units.nine_tap_items()), dim3(kThreads), 0, stream, task);
+    IVAN_LAUNCH((gradient_kernel<1, T>), dim3(splits, task.units.centre_items()), dim3(kThreads), 0, stream, task);
+    check_launch("dense_block gradients");
+  }
+};
+
+// What the plain kernels round operands to: TF32 is a name for the device's own float32 products, exact here.
+DenseBlockOptions plain_options(DenseBlockOptions options) {
+  if (options.operand == DenseBlockOperand::kTf32) options.operand = DenseBlockOperand::kExact;
+  return options;
+}
+
+void check_params(const DenseBlockParams& p) {
+  const DenseBlockShape& s = p.shape;
+  const auto refuse = [](const std::string& what) { throw std::runtime_error("dense_block: " + what); };
+  if (s.depth < 1 || s.depth > kMaxLevels)
+    refuse("depth is " + std::to_string(s.depth) + ", expected 1 to " + std::to_string(kMaxLevels));
+  if (!(p.negative_slope >= 0))
+    refuse("negative_slope is " + std::to_string(p.negative_slope) + ", expected at least 0");
+  for (const std::int64_t channels : {s.in_channels, s.out_channels, s.growth})
+    if (channels < 1 || channels > 4096)
+      refuse("channel counts and growth must be 1 to 4096, found " + std::to_string(channels));
+  for (const std::int64_t size : {s.height, s.width})
+    if (size > 1 << 20) refuse("height and width must be at most 1048576, found " + std::to_string(size));
+}
+
+bool is_empty(const DenseBlockShape& s) { return s.batch == 0 || s.height == 0 || s.width == 0; }
+
+// An image without pixels: every sum over them is 0.
+template <typename T>
+void zero_gradients(const DenseBlockBackwardParams& p, void* stream) {
+  const DenseNet net = forward_net(p.forward.shape);
+  for (int m = 1; m <= net.hidden + 1; ++m) {
+    const std::int64_t inputs = net.in_channels + std::int64_t(m - 1) * net.growth;
+    set_to_zero(p.grad_weights[m - 1], std::size_t(net.outputs(m) * inputs * 9) * sizeof(T), stream);
+    set_to_zero(p.grad_biases[m - 1], std::size_t(net.outputs(m)) * sizeof(T), stream);
+  }
+}
+
+template <typename T>
+void plain_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* stream) {
+  DenseCall<PlainKernels<T>>(p, plain_options(options), false, workspace, stream).forward();
+}
+
+template <typename T>
+void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
+                    void* stream) {
+  DenseCall<PlainKernels<T>>(p.forward, plain_options(options), true, workspace, stream).backward(p);
+}
+
+}  // namespace
+
+std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
+                                        bool backward) {
+  if (is_empty(shape)) return 0;
+  const std::size_t size = dtype == DType::kFloat64 ? 8 : 4;
+  return make_plan(shape, size, size, backward, options.workspace_limit).bytes;
+}
+
+void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* stream) {
+  check_params(p);
+  if (is_empty(p.shape)) return;
+  if (p.dtype == DType::kFloat64) {
+    plain_forward<double>(p, options, workspace, stream);
+  } else {
+    plain_forward<float>(p, options, workspace, stream);
+  }
+}
+
+void dense_block_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
+                          void* stream) {
+  check_params(p.forward);
+  const bool wide = p.forward.dtype == DType::kFloat64;
+  if (is_empty(p.forward.shape)) {
+    wide ? zero_gradients<double>(p, stream) : zero_gradients<float>(p, stream);
+  } else if (wide) {
+    plain_backward<double>(p, options, workspace, stream);
+  } else {
+    plain_backward<float>(p, options, workspace, stream);
+  }
+}
+
+}  // namespace ivan_fast::cuda
