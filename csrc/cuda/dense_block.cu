@@ -31,10 +31,22 @@ struct PlainKernels {
   }
 };
 
+// Tensor cores multiply float32 tensors whose operands are rounded, where the device has such instructions.
+bool on_tensor_cores(DType dtype, DenseBlockOperand operand) {
+  if (dtype != DType::kFloat32 || operand == DenseBlockOperand::kExact) return false;
+  return current_device().capability >= (operand == DenseBlockOperand::kFloat16 ? 75 : 80);
+}
+
 // What the plain kernels round operands to: TF32 is a name for the device's own float32 products, exact here.
 DenseBlockOptions plain_options(DenseBlockOptions options) {
   if (options.operand == DenseBlockOperand::kTf32) options.operand = DenseBlockOperand::kExact;
   return options;
+}
+
+std::size_t operand_size(DType dtype, DenseBlockOperand operand) {
+  if (dtype == DType::kFloat64) return 8;
+  if (!on_tensor_cores(dtype, operand)) return 4;
+  return operand == DenseBlockOperand::kTf32 ? 4 : 2;
 }
 
 void check_params(const DenseBlockParams& p) {
@@ -80,8 +92,8 @@ void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& 
 std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
                                         bool backward) {
   if (is_empty(shape)) return 0;
-  const std::size_t size = dtype == DType::kFloat64 ? 8 : 4;
-  return make_plan(shape, size, size, backward, options.workspace_limit).bytes;
+  const std::size_t state_size = dtype == DType::kFloat64 ? 8 : 4;
+  return make_plan(shape, operand_size(dtype, options.operand), state_size, backward, options.workspace_limit).bytes;
 }
 
 void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* stream) {
@@ -89,6 +101,8 @@ void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& opt
   if (is_empty(p.shape)) return;
   if (p.dtype == DType::kFloat64) {
     plain_forward<double>(p, options, workspace, stream);
+  } else if (on_tensor_cores(p.dtype, options.operand)) {
+    tensor_core_forward(p, options, workspace, stream);
   } else {
     plain_forward<float>(p, options, workspace, stream);
   }
@@ -102,6 +116,8 @@ void dense_block_backward(const DenseBlockBackwardParams& p, const DenseBlockOpt
     wide ? zero_gradients<double>(p, stream) : zero_gradients<float>(p, stream);
   } else if (wide) {
     plain_backward<double>(p, options, workspace, stream);
+  } else if (on_tensor_cores(p.forward.dtype, options.operand)) {
+    tensor_core_backward(p, options, workspace, stream);
   } else {
     plain_backward<float>(p, options, workspace, stream);
   }

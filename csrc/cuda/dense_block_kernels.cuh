@@ -1,10 +1,16 @@
-// What the dense block's host code asks of the device in use.
+// What the parts of the dense block give each other: the device in use, and the calls on tensor cores.
 #pragma once
 
 #include "common.cuh"
 #include "ivan_fast/dense_block_cuda.h"
 
 namespace ivan_fast::cuda {
+
+// float32 tensors with operands that are not exact, on devices that have them (dense_block.cu decides).
+void tensor_core_forward(const DenseBlockParams& params, const DenseBlockOptions& options, void* workspace,
+                         void* stream);
+void tensor_core_backward(const DenseBlockBackwardParams& params, const DenseBlockOptions& options, void* workspace,
+                          void* stream);
 
 #ifdef IVAN_EMU
 // The device that the emulation stands for; tests set it.
