@@ -28,7 +28,7 @@ INCLUDE = [f"-I{HERE / 'include'}", f"-I{REPO / 'csrc' / 'include'}", f"-I{KERNE
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 COMMON += ["-Wno-unknown-pragmas", "-DIVAN_EMU"]
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-# Flags of kernels, of the emulator, of the link. -fsanitize=thread only makes the calls that race.cpp answers.
+# Flags of kernels, of the emulator, of the link. -fsanitize=thread makes the calls that race.cpp answers.
 VARIANTS: dict[str, tuple[list[str], list[str], list[str]]] = {
     "plain": (["-O2"], ["-O2"], []),
     "asan": (["-O1", *SANITIZE], ["-O1", *SANITIZE], SANITIZE),
@@ -116,8 +116,8 @@ def sanitizer_environment() -> dict[str, str]:
 
 
 class Emulator:
-    """The launchers of one library. ``call("channel_mix", ...)`` runs ``emulated_channel_mix``; tensors are passed
-    as pointers, lists of tensors as arrays of pointers, integers as int64, floats as double."""
+    """The launchers of one library. ``call("channel_mix", ...)`` runs ``emulated_channel_mix``; tensors are
+    passed as pointers, lists of tensors as arrays of pointers, integers as int64, floats as double."""
 
     def __init__(self, variant: str, library: Path) -> None:
         self.variant = variant
@@ -139,7 +139,7 @@ class Emulator:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
     def schedule(self, seed: int) -> None:
-        """The order in which threads and blocks run: 0 ascending, 1 descending, else a shuffle of this seed."""
+        """The order of threads and blocks: 0 ascending, 1 descending, else a shuffle of this seed."""
         self.library.emulation_set_schedule(ctypes.c_uint64(seed))
 
     def device(self, multiprocessors: int = 4, capability: int = 90, shared_bytes: int = 232448) -> None:

@@ -1,4 +1,4 @@
-"""The emulation itself: it computes what the hardware would, and each of its checks notices a planted fault."""
+"""The emulation itself: it computes what the hardware would, and each check notices a planted fault."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_race_check_names_the_line(fault):
 
 @pytest.mark.parametrize("fault", ["missing_barrier", "uninitialised", "missing_wait", "wait_without_sync"])
 def test_values_show_it_too(fault):
-    """Shared memory starts as NaN, asynchronous copies come as late as they may, and the order of threads varies."""
+    """Shared memory starts as NaN, asynchronous copies come as late as they may, threads in any order."""
     if emulation.compiler() is None:
         pytest.skip("no C++ compiler")
     plain = emulation.load("plain")

@@ -1,4 +1,4 @@
-"""Coupling and channel mix kernels against their float64 twins: sizes, alignments, batch strides, orders of threads."""
+"""Coupling and channel mix kernels against their float64 twins: sizes, alignments, strides, thread orders."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ OUTPUTS = {
 
 
 def placed(values, offset, gap):
-    """The samples of `values`, `gap` elements apart, beginning `offset` elements after an aligned address and ending
-    with the storage, so that one element too far is another's memory. Returns the first element's view and stride."""
+    """The samples of `values`, `gap` elements apart, beginning `offset` elements after an aligned address and
+    ending with the storage: one element further is another's memory. Returns a view and its batch stride."""
     batch, inner = values.shape[0], values[0].numel() if values.shape[0] else 0
     stride = inner + gap
     size = offset + max(batch - 1, 0) * stride + inner

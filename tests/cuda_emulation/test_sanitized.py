@@ -1,4 +1,4 @@
-"""All kernel tests of this folder once more in a process under the address and undefined-behaviour sanitizers."""
+"""All kernel tests of this folder once more, in a process under the address and undefined sanitizers."""
 
 from __future__ import annotations
 
