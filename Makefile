@@ -19,7 +19,7 @@ export TORCH_CUDA_ARCH_LIST := $(or $(IVAN_CUDA_ARCH),$(GPU_ARCH),8.0+PTX)
 NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
-CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
+CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
 .PHONY: help setup test demo lint format bench gpu-check cuda-gate clean
 help:

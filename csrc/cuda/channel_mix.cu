@@ -99,10 +99,9 @@ struct MixShape {
 template <typename T, int kChannels, int kWidth>
 void launch_mix(const Input& x, const Input& weight, void* y, const MixShape& s, cudaStream_t stream) {
   const int channels = static_cast<int>(s.channels);
-  mix_kernel<T, kChannels, kWidth><<<blocks_for(s.batch * s.pixels / kWidth), kThreads, 0, stream>>>(
-      static_cast<const T*>(x.data), x.batch_stride, static_cast<const T*>(weight.data), static_cast<T*>(y), s.batch,
-      channels, s.pixels, s.transposed ? 1 : channels, s.transposed ? channels : 1);
-  check_launch("channel_mix");
+  launch("channel_mix", mix_kernel<T, kChannels, kWidth>, blocks_for(s.batch * s.pixels / kWidth), kThreads, 0, stream,
+         static_cast<const T*>(x.data), x.batch_stride, static_cast<const T*>(weight.data), static_cast<T*>(y), s.batch,
+         channels, s.pixels, s.transposed ? 1 : channels, s.transposed ? channels : 1);
 }
 
 template <typename T, int kWidth>
@@ -139,14 +138,12 @@ void backward(const ChannelMixBackwardParams& p, cudaStream_t stream) {
   const int channels = static_cast<int>(p.channels), pairs = channels * channels;
   if (chunks > 0) {
     mix<T>(p.grad_y, p.weight, p.grad_x, {p.batch, p.channels, p.pixels, true}, stream);
-    mix_partial_kernel<T><<<static_cast<unsigned>(chunks < (1 << 16) ? chunks : 1 << 16), kThreads, 0, stream>>>(
-        static_cast<const T*>(p.grad_y.data), p.grad_y.batch_stride, static_cast<const T*>(p.x.data), p.x.batch_stride,
-        p.partial, chunks, channels, p.pixels);
-    check_launch("channel_mix_backward");
+    launch("channel_mix_backward", mix_partial_kernel<T>, static_cast<unsigned>(chunks < (1 << 16) ? chunks : 1 << 16),
+           kThreads, 0, stream, static_cast<const T*>(p.grad_y.data), p.grad_y.batch_stride,
+           static_cast<const T*>(p.x.data), p.x.batch_stride, p.partial, chunks, channels, p.pixels);
   }
-  mix_reduce_kernel<T><<<static_cast<unsigned>(pairs < (1 << 16) ? pairs : 1 << 16), kThreads, 0, stream>>>(
-      p.partial, static_cast<T*>(p.grad_weight), chunks, pairs);
-  check_launch("channel_mix_backward");
+  launch("channel_mix_backward", mix_reduce_kernel<T>, static_cast<unsigned>(pairs < (1 << 16) ? pairs : 1 << 16),
+         kThreads, 0, stream, p.partial, static_cast<T*>(p.grad_weight), chunks, pairs);
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads) coupling_kernel(Operands<T> o) {
 }
 
 template <typename T, int kWidth>
-void launch(const CouplingParams& p, cudaStream_t stream) {
+void launch_width(const CouplingParams& p, cudaStream_t stream) {
   const Operands<T> o{static_cast<const T*>(p.state.data),
                       static_cast<const T*>(p.h.data),
                       static_cast<const T*>(p.g.data),
@@ -57,25 +57,20 @@ void launch(const CouplingParams& p, cudaStream_t stream) {
                       p.batch * p.inner / kWidth,
                       p.inner / kWidth,
                       static_cast<T>(p.clamp)};
+  constexpr const char* kName = "affine_coupling";
   const unsigned blocks = blocks_for(o.packs);
   switch (p.op) {
     case CouplingOp::kForward:
-      coupling_kernel<CouplingOp::kForward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return launch(kName, coupling_kernel<CouplingOp::kForward, T, kWidth>, blocks, kThreads, 0, stream, o);
     case CouplingOp::kInverse:
-      coupling_kernel<CouplingOp::kInverse, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return launch(kName, coupling_kernel<CouplingOp::kInverse, T, kWidth>, blocks, kThreads, 0, stream, o);
     case CouplingOp::kBackward:
-      coupling_kernel<CouplingOp::kBackward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return launch(kName, coupling_kernel<CouplingOp::kBackward, T, kWidth>, blocks, kThreads, 0, stream, o);
     case CouplingOp::kInverseBackward:
-      coupling_kernel<CouplingOp::kInverseBackward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return launch(kName, coupling_kernel<CouplingOp::kInverseBackward, T, kWidth>, blocks, kThreads, 0, stream, o);
     case CouplingOp::kRecomputeBackward:
-      coupling_kernel<CouplingOp::kRecomputeBackward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return launch(kName, coupling_kernel<CouplingOp::kRecomputeBackward, T, kWidth>, blocks, kThreads, 0, stream, o);
   }
-  check_launch("affine_coupling");
 }
 
 template <typename T>
@@ -83,9 +78,9 @@ void dispatch(const CouplingParams& p, cudaStream_t stream) {
   bool packed = p.inner % kPackWidth<T> == 0 && aligned16(p.out) && aligned16(p.grad_state) && aligned16(p.grad_h);
   for (const Input& input : {p.state, p.h, p.g, p.grad}) packed = packed && aligned16(input, p.batch, sizeof(T));
   if (packed) {
-    launch<T, kPackWidth<T>>(p, stream);
+    launch_width<T, kPackWidth<T>>(p, stream);
   } else {
-    launch<T, 1>(p, stream);
+    launch_width<T, 1>(p, stream);
   }
 }
 
