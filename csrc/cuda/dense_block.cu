@@ -6,6 +6,8 @@
 namespace ivan_fast::cuda {
 namespace {
 
+constexpr const char* kOp = "dense_block";
+
 // Exact arithmetic in T; operands may be rounded first.
 template <typename T>
 struct PlainKernels {
@@ -13,21 +15,21 @@ struct PlainKernels {
   using Operand = T;
   using Layout = RowMajor;
 
-  static void level(const LevelTask<T, T>& task, int images, int tile_outputs, void* stream) {
+  static void level(const LevelTask<T, T>& task, int images, int tile_outputs, cudaStream_t stream) {
     const dim3 grid = level_grid(task.region, kLayerRows, kLayerCols, images * task.output_tiles);
     if (tile_outputs == kPair) {
-      IVAN_LAUNCH((layer_kernel<T, 4>), grid, dim3(kThreads), 0, stream, task);
+      launch("dense_block", layer_kernel<T, 4>, grid, dim3(kThreads), 0, stream, task);
     } else {
-      IVAN_LAUNCH((layer_kernel<T, 1>), grid, dim3(kThreads), 0, stream, task);
+      launch("dense_block", layer_kernel<T, 1>, grid, dim3(kThreads), 0, stream, task);
     }
-    check_launch("dense_block layer");
   }
 
-  static void gradients(const GradientTask<T, T>& task, int splits, void* stream) {
+  static void gradients(const GradientTask<T, T>& task, int splits, cudaStream_t stream) {
     if (task.units.nine_tap_items() > 0)
-      IVAN_LAUNCH((gradient_kernel<9, T>), dim3(splits, task.units.nine_tap_items()), dim3(kThreads), 0, stream, task);
-    IVAN_LAUNCH((gradient_kernel<1, T>), dim3(splits, task.units.centre_items()), dim3(kThreads), 0, stream, task);
-    check_launch("dense_block gradients");
+      launch("dense_block", gradient_kernel<9, T>, dim3(splits, task.units.nine_tap_items()), dim3(kThreads), 0, stream,
+             task);
+    launch("dense_block", gradient_kernel<1, T>, dim3(splits, task.units.centre_items()), dim3(kThreads), 0, stream,
+           task);
   }
 };
 
@@ -67,23 +69,23 @@ bool is_empty(const DenseBlockShape& s) { return s.batch == 0 || s.height == 0 |
 
 // An image without pixels: every sum over them is 0.
 template <typename T>
-void zero_gradients(const DenseBlockBackwardParams& p, void* stream) {
+void zero_gradients(const DenseBlockBackwardParams& p, cudaStream_t stream) {
   const DenseNet net = forward_net(p.forward.shape);
   for (int m = 1; m <= net.hidden + 1; ++m) {
     const std::int64_t inputs = net.in_channels + std::int64_t(m - 1) * net.growth;
-    set_to_zero(p.grad_weights[m - 1], std::size_t(net.outputs(m) * inputs * 9) * sizeof(T), stream);
-    set_to_zero(p.grad_biases[m - 1], std::size_t(net.outputs(m)) * sizeof(T), stream);
+    check(cudaMemsetAsync(p.grad_weights[m - 1], 0, std::size_t(net.outputs(m) * inputs * 9) * sizeof(T), stream), kOp);
+    check(cudaMemsetAsync(p.grad_biases[m - 1], 0, std::size_t(net.outputs(m)) * sizeof(T), stream), kOp);
   }
 }
 
 template <typename T>
-void plain_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* stream) {
+void plain_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, cudaStream_t stream) {
   DenseCall<PlainKernels<T>>(p, plain_options(options), false, workspace, stream).forward();
 }
 
 template <typename T>
 void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
-                    void* stream) {
+                    cudaStream_t stream) {
   DenseCall<PlainKernels<T>>(p.forward, plain_options(options), true, workspace, stream).backward(p);
 }
 
@@ -96,7 +98,8 @@ std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtyp
   return make_plan(shape, operand_size(dtype, options.operand), state_size, backward, options.workspace_limit).bytes;
 }
 
-void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* stream) {
+void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* on) {
+  const auto stream = static_cast<cudaStream_t>(on);
   check_params(p);
   if (is_empty(p.shape)) return;
   if (p.dtype == DType::kFloat64) {
@@ -109,7 +112,8 @@ void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& opt
 }
 
 void dense_block_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
-                          void* stream) {
+                          void* on) {
+  const auto stream = static_cast<cudaStream_t>(on);
   check_params(p.forward);
   const bool wide = p.forward.dtype == DType::kFloat64;
   if (is_empty(p.forward.shape)) {

@@ -95,12 +95,9 @@ struct Tiling {
     const std::int64_t across = ceil_div(width, cols), down = ceil_div(height, rows);
     const int col = int(i % across) * cols, row = int(i / across % down) * rows;
     const std::int64_t image = i / (across * down) * images;
-    return {image,
-            int(std::min<std::int64_t>(images, batch - image)),
-            row,
-            std::min(row + rows, height),
-            col,
-            std::min(col + cols, width)};
+    return {image, int(std::min<std::int64_t>(images, batch - image)),
+            row,   std::min(row + rows, height),
+            col,   std::min(col + cols, width)};
   }
 };
 
@@ -110,9 +107,9 @@ inline std::int64_t padded_pixels(int rows, int cols, int height, int width, int
          std::min<std::int64_t>(width, cols + 2 * std::int64_t(margin));
 }
 
-constexpr int kMinTile = 16;                       // rows and columns that a tile has at least, where the image has
-constexpr int kMaxImages = 1024;                   // of a tile: a grid has at most 65535 blocks along z
-constexpr std::int64_t kMaxTilePixels = 1 << 24;   // so that offsets within a slice fit an int
+constexpr int kMinTile = 16;                      // rows and columns that a tile has at least, where the image has
+constexpr int kMaxImages = 1024;                  // of a tile: a grid has at most 65535 blocks along z
+constexpr std::int64_t kMaxTilePixels = 1 << 24;  // so that offsets within a slice fit an int
 
 // The tiles with the least recomputed halo whose padded pixels, all images of the tile together, are at most `pixels`.
 inline Tiling make_tiling(const DenseBlockShape& s, int margin, std::int64_t pixels) {
@@ -183,8 +180,8 @@ inline DenseBlockPlan make_plan(const DenseBlockShape& s, std::size_t operand_si
 
   const int hidden = plan.net.hidden, margin = halo(hidden, backward);
   const std::int64_t hidden_slices = std::int64_t(hidden) * plan.net.level_slices();
-  const std::int64_t slices = (backward ? 2 : 1) * hidden_slices + plan.net.source_slices() +
-                              (backward ? plan.gradient.source_slices() : 0);
+  const std::int64_t slices =
+      (backward ? 2 : 1) * hidden_slices + plan.net.source_slices() + (backward ? plan.gradient.source_slices() : 0);
   const std::size_t pixel_bytes = std::size_t(slices) * kSlice * operand_size;
   const std::size_t unit_bytes = std::size_t(GradientUnits(s).units()) * kPair * kPair * state_size;
   const std::size_t partial_limit = backward ? std::max(limit / 4, unit_bytes) : 0;

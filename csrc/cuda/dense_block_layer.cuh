@@ -5,10 +5,10 @@
 
 namespace ivan_fast::cuda {
 
-constexpr int kLayerRows = 8, kLayerCols = 16;           // pixels of a block
+constexpr int kLayerRows = 8, kLayerCols = 16;  // pixels of a block
 constexpr int kPatchRows = kLayerRows + 2, kPatchCols = kLayerCols + 2;
-constexpr int kPatchPixel = kSlice + 4;                  // elements: neighbours start in different banks
-constexpr int kLayerPixels = 4;                          // of a thread: columns 4 apart of one row
+constexpr int kPatchPixel = kSlice + 4;  // elements: neighbours start in different banks
+constexpr int kLayerPixels = 4;          // of a thread: columns 4 apart of one row
 
 // LeakyReLU, or its derivative times v where a mask decides.
 template <typename T>
@@ -39,8 +39,7 @@ __device__ inline void multiply_slice(const T* patch, const T* weights, T (&acc)
   for (int k = 0; k < kSlice; k += kPack) {
     Wide a[kLayerPixels];
 #pragma unroll
-    for (int j = 0; j < kLayerPixels; ++j)
-      a[j] = *reinterpret_cast<const Wide*>(patch + j * 4 * kPatchPixel + k);
+    for (int j = 0; j < kLayerPixels; ++j) a[j] = *reinterpret_cast<const Wide*>(patch + j * 4 * kPatchPixel + k);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
       T b[kOut];

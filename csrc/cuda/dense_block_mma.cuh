@@ -17,38 +17,38 @@ constexpr int kWarpRows = 4, kWarpCols = 16;  // pixels of a warp
 //   weights    packed matrices of the kernel rows, one after the other: registers of this step
 template <typename S, int kTiles, int kKernelRows>
 __device__ __forceinline__ void multiply_rows(float (&acc)[kWarpRows][kTiles][4], const unsigned char* row0,
-                                              int row_bytes, int pixel_bytes, const unsigned* weights) {
+                                              int row_bytes, int pixel_bytes, const std::uint32_t* weights) {
   constexpr int kMatrixWords = kTiles * 8 * kSlice * int(sizeof(S)) / 4;
   const int lane = threadIdx.x % 32;
-  unsigned b[kKernelRows][kTiles * 2];
+  std::uint32_t b[kKernelRows][kTiles][2];
 #pragma unroll
   for (int kh = 0; kh < kKernelRows; ++kh) {
-    const unsigned* from = weights + kh * kMatrixWords;
+    const std::uint32_t* from = weights + kh * kMatrixWords;
     if constexpr (kTiles == 1) {
       const uint2 v = *reinterpret_cast<const uint2*>(from + lane * 2);
-      b[kh][0] = v.x;
-      b[kh][1] = v.y;
+      b[kh][0][0] = v.x;
+      b[kh][0][1] = v.y;
     } else {
 #pragma unroll
       for (int pair = 0; pair < kTiles / 2; ++pair) {
         const uint4 v = *reinterpret_cast<const uint4*>(from + (pair * 32 + lane) * 4);
-        b[kh][pair * 4] = v.x;
-        b[kh][pair * 4 + 1] = v.y;
-        b[kh][pair * 4 + 2] = v.z;
-        b[kh][pair * 4 + 3] = v.w;
+        b[kh][2 * pair][0] = v.x;
+        b[kh][2 * pair][1] = v.y;
+        b[kh][2 * pair + 1][0] = v.z;
+        b[kh][2 * pair + 1][1] = v.w;
       }
     }
   }
   const unsigned char* own = row0 + lane % 16 * pixel_bytes + lane / 16 * 16;
 #pragma unroll
   for (int r = 0; r < kWarpRows + kKernelRows - 1; ++r) {
-    unsigned a[4];
-    load_matrices(a, own + r * row_bytes);
+    std::uint32_t a[4];
+    ldmatrix<4>(a, own + r * row_bytes);
 #pragma unroll
     for (int kh = 0; kh < kKernelRows; ++kh) {
       if (r - kh < 0 || r - kh >= kWarpRows) continue;
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) multiply<S>(acc[r - kh][n], a, b[kh] + 2 * n);
+      for (int n = 0; n < kTiles; ++n) multiply<S>(acc[r - kh][n], a, b[kh][n]);
     }
   }
 }
@@ -56,7 +56,8 @@ __device__ __forceinline__ void multiply_rows(float (&acc)[kWarpRows][kTiles][4]
 // All products of one slice. `pixel`: of the warp's first pixel; `weights`: 9 matrices, or at the centre one.
 template <typename S, int kTiles>
 __device__ __forceinline__ void multiply_patch(float (&acc)[kWarpRows][kTiles][4], const unsigned char* pixel,
-                                               int row_bytes, int pixel_bytes, const unsigned* weights, bool centre) {
+                                               int row_bytes, int pixel_bytes, const std::uint32_t* weights,
+                                               bool centre) {
   constexpr int kSteps = kSlice * int(sizeof(S)) / 32;
   constexpr int kStepWords = kTiles * 8 * 8, kMatrixWords = kSteps * kStepWords;
   if (centre) {
@@ -122,7 +123,7 @@ struct MmaLayer {
 template <typename S, int kTiles>
 __global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> task) {
   using L = MmaLayer<S, kTiles>;
-  IVAN_DYN_SMEM(unsigned char, shared);
+  unsigned char* shared = dynamic_shared<unsigned char>();
   constexpr int kOutputs = kTiles * 8, kPacks = kSlice / kPackWidth<S>;
   const int image = static_cast<int>(blockIdx.z) / task.output_tiles;
   const int tile = static_cast<int>(blockIdx.z) % task.output_tiles;
@@ -130,8 +131,7 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> t
   const int col = task.region.col0 + static_cast<int>(blockIdx.x) * L::kCols;
   const int warp = threadIdx.x / 32, warp_row = warp / 2 * kWarpRows, warp_col = warp % 2 * kWarpCols;
   const int source_slices = task.source.count, all = source_slices + task.hidden_slices;
-  const S* packed =
-      task.weights + std::int64_t(tile) * (source_slices + 9 * task.hidden_slices) * kSlice * kOutputs;
+  const S* packed = task.weights + std::int64_t(tile) * (source_slices + 9 * task.hidden_slices) * kSlice * kOutputs;
 
   // Slice s with its weights, on the way to its stage.
   const auto fetch = [&](int s) {
@@ -147,24 +147,24 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> t
                  held ? from.at(image, slice, r, c) + part * kPackWidth<S> : from.data, !held);
     }
     const int first = centre ? s : source_slices + 9 * (s - source_slices);
-    const unsigned char* weights = reinterpret_cast<const unsigned char*>(packed + std::int64_t(first) * kSlice * kOutputs);
+    const unsigned char* weights =
+        reinterpret_cast<const unsigned char*>(packed + std::int64_t(first) * kSlice * kOutputs);
     const int bytes = (centre ? 1 : 9) * L::kMatrixBytes;
     for (int i = threadIdx.x * 16; i < bytes; i += L::kBlock * 16)
       copy_async(stage + L::kPatchRows * L::kRowBytes + i, weights + i, false);
-    commit_copies();
+    cp_async_commit();
   };
 
   float acc[kWarpRows][kTiles][4] = {};
   fetch(0);
   for (int s = 0; s < all; ++s) {
-    wait_copies<0>();
+    cp_async_wait<0>();
     __syncthreads();  // stage s is there, and nobody reads the other any more
     if (s + 1 < all) fetch(s + 1);
     const unsigned char* stage = shared + s % 2 * L::kStageBytes;
-    multiply_patch<S, kTiles>(acc, stage + (warp_row + 1) * L::kRowBytes + (warp_col + 1) * L::kPixelBytes,
-                              L::kRowBytes, L::kPixelBytes,
-                              reinterpret_cast<const unsigned*>(stage + L::kPatchRows * L::kRowBytes),
-                              s < source_slices);
+    multiply_patch<S, kTiles>(
+        acc, stage + (warp_row + 1) * L::kRowBytes + (warp_col + 1) * L::kPixelBytes, L::kRowBytes, L::kPixelBytes,
+        reinterpret_cast<const std::uint32_t*>(stage + L::kPatchRows * L::kRowBytes), s < source_slices);
   }
   __syncthreads();
   float* sums = reinterpret_cast<float*>(shared);

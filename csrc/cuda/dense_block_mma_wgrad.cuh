@@ -24,13 +24,13 @@ struct MmaGradient {
 // A wants channels 0..7, 8..15 of the first half of the pixels, then of the second: `across` false. B wants both
 // halves of the pixels of channels 0..7, then of 8..15: `across` true.
 template <typename S>
-__device__ __forceinline__ void load_channels(unsigned (&r)[4], const S* pixels, int stride, bool across) {
+__device__ __forceinline__ void load_channels(std::uint32_t (&r)[4], const S* pixels, int stride, bool across) {
   const int lane = threadIdx.x % 32;
   if constexpr (sizeof(S) == 2) {
     const int i = lane / 8, half = across ? i % 2 : i / 2, eight = across ? i / 2 : i % 2;
-    load_transposed(r, pixels + (half * 8 + lane % 8) * stride + eight * 8);
+    ldmatrix<4, true>(r, pixels + (half * 8 + lane % 8) * stride + eight * 8);
   } else {
-    const unsigned* words = reinterpret_cast<const unsigned*>(pixels);
+    const std::uint32_t* words = reinterpret_cast<const std::uint32_t*>(pixels);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int half = across ? i % 2 : i / 2, eight = across ? i / 2 : i % 2;
@@ -57,7 +57,7 @@ __device__ __forceinline__ void fetch_pair(S* to, const SlicePair<S>& pair, cons
 template <typename S, int kTaps>
 __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient_kernel(GradientTask<float, S> task) {
   using G = MmaGradient<S, kTaps>;
-  IVAN_DYN_SMEM(S, shared);
+  S* shared = dynamic_shared<S>();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const GradientItem<S> item = gradient_item<kTaps>(task, static_cast<int>(blockIdx.y));
   const Region readable = with_border(task.own, item.source.from);
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
                                                                      row - G::kBorder, col - G::kBorder);
     fetch_pair<G::kRows, G::kCols, G::kPixel, G::kBlock>(stage + G::kSourceElements, item.gradient, task.own, image,
                                                          row, col);
-    commit_copies();
+    cp_async_commit();
   };
   float acc[2][4][4] = {};
   // Pixels of step `step`, the source shifted by the tap.
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
     const int r = step * G::kStepCols / G::kCols, c = step * G::kStepCols % G::kCols;
     const S* gradient = stage + G::kSourceElements + (r * G::kCols + c) * G::kPixel;
     const S* source = stage + ((r + kh) * G::kSourceCols + c + kw) * G::kPixel;
-    unsigned a[2][4], b[2][4];
+    std::uint32_t a[2][4], b[2][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       load_channels<S>(a[i], gradient + i * 16, G::kPixel, false);
@@ -91,12 +91,15 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
-      for (int n = 0; n < 4; ++n) multiply<S>(acc[i][n], a[i], b[n / 2] + n % 2 * 2);
+      for (int n = 0; n < 4; ++n) {
+        const std::uint32_t column[2] = {b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]};
+        multiply<S>(acc[i][n], a[i], column);
+      }
   };
 
   if (begin < end) fetch(begin);
   for (std::int64_t i = begin; i < end; ++i) {
-    wait_copies<0>();
+    cp_async_wait<0>();
     __syncthreads();
     if (i + 1 < end) fetch(i + 1);
     const S* stage = shared + (i - begin) % 2 * G::kStageElements;

@@ -19,10 +19,11 @@ struct DenseCall {
   DenseBlockOperand operand;
   DenseBlockPlan plan;
   unsigned char* workspace;
-  void* stream;
+  cudaStream_t stream;
   PackTask<T> packed, packed_gradient;
 
-  DenseCall(const DenseBlockParams& p, const DenseBlockOptions& options, bool backward, void* workspace_, void* stream_)
+  DenseCall(const DenseBlockParams& p, const DenseBlockOptions& options, bool backward, void* workspace_,
+            cudaStream_t stream_)
       : params(p),
         operand(options.operand),
         plan(make_plan(p.shape, sizeof(S), sizeof(T), backward, options.workspace_limit)),
@@ -39,9 +40,8 @@ struct DenseCall {
   void pack(const PackTask<T>& task, S* weights, T* bias) const {
     const int levels = task.net.hidden + 1;
     const unsigned blocks = blocks_for(ceil_div(task.offset[levels], levels), 256);
-    IVAN_LAUNCH((pack_kernel<typename Kernels::Layout, T, S>), dim3(blocks, levels), dim3(kThreads), 0, stream, task,
-                weights, bias);
-    check_launch("dense_block pack");
+    launch("dense_block", pack_kernel<typename Kernels::Layout, T, S>, dim3(blocks, levels), dim3(kThreads), 0, stream,
+           task, weights, bias);
   }
 
   // Source 0 of a net over a region of a tile's images.
@@ -49,10 +49,9 @@ struct DenseCall {
     const DenseBlockShape& s = params.shape;
     const Slices<S> slices{to, int(ceil_div(9 * channels + 1, kSlice)), region};
     const std::int64_t items = std::int64_t(tile.images) * slices.count * region.rows() * region.cols();
-    IVAN_LAUNCH((unfold_kernel<T, S>), dim3(blocks_for(items)), dim3(kThreads), 0, stream, slices,
-                static_cast<const T*>(input.data) + tile.image * input.batch_stride, input.batch_stride, tile.images,
-                channels, int(s.height), int(s.width), operand);
-    check_launch("dense_block unfold");
+    launch("dense_block", unfold_kernel<T, S>, dim3(blocks_for(items)), dim3(kThreads), 0, stream, slices,
+           static_cast<const T*>(input.data) + tile.image * input.batch_stride, input.batch_stride, tile.images,
+           channels, int(s.height), int(s.width), operand);
     return slices;
   }
 
@@ -143,8 +142,9 @@ struct DenseCall {
   }
 
   void reduce(const DenseBlockBackwardParams& p, bool first, bool last) const {
-    ReduceTask<T> task{plan.net, GradientUnits(params.shape), at<T>(plan.partial), plan.splits,
-                       at<double>(plan.sums), first, last, {}, {}};
+    ReduceTask<T> task{
+        plan.net, GradientUnits(params.shape), at<T>(plan.partial), plan.splits, at<double>(plan.sums), first, last, {},
+        {}};
     for (int i = 0; i <= plan.net.hidden; ++i) {
       task.grad_weights[i] = static_cast<T*>(p.grad_weights[i]);
       task.grad_biases[i] = static_cast<T*>(p.grad_biases[i]);
@@ -152,8 +152,7 @@ struct DenseCall {
     const int levels = plan.net.hidden + 1;
     const std::int64_t largest =
         plan.net.growth * 9 * (plan.net.in_channels + std::int64_t(plan.net.hidden) * plan.net.growth);
-    IVAN_LAUNCH(reduce_kernel<T>, dim3(blocks_for(largest, 256), levels), dim3(kThreads), 0, stream, task);
-    check_launch("dense_block reduce");
+    launch("dense_block", reduce_kernel<T>, dim3(blocks_for(largest, 256), levels), dim3(kThreads), 0, stream, task);
   }
 };
 

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "common.cuh"
 #include "dense_block_geometry.h"
 #include "ivan_fast/scalar.h"
@@ -58,9 +60,7 @@ struct Region {
   int row0, row1, col0, col1;
   IVAN_BOTH int rows() const { return row1 - row0; }
   IVAN_BOTH int cols() const { return col1 - col0; }
-  IVAN_BOTH bool contains(int row, int col) const {
-    return row >= row0 && row < row1 && col >= col0 && col < col1;
-  }
+  IVAN_BOTH bool contains(int row, int col) const { return row >= row0 && row < row1 && col >= col0 && col < col1; }
 };
 
 // A tile of the image with `margin` pixels around it.
@@ -85,15 +85,15 @@ struct Slices {
 // One level of a net over a region of some images.
 template <typename T, typename S>
 struct LevelTask {
-  Slices<S> source;         // slices of source 0
-  Slices<S> hidden;         // of the hidden levels; same region
-  int hidden_slices;        // that this level reads
-  const S* weights;         // packed
-  const T* bias;            // [output_tiles * tile outputs]
+  Slices<S> source;   // slices of source 0
+  Slices<S> hidden;   // of the hidden levels; same region
+  int hidden_slices;  // that this level reads
+  const S* weights;   // packed
+  const T* bias;      // [output_tiles * tile outputs]
   int outputs, output_tiles;
   T slope;
   DenseBlockOperand operand;
-  Region region;            // to compute
+  Region region;  // to compute
   // A hidden level writes slices `out_slice` .. of `hidden`; with a mask, scaled where the mask's values are not above
   // 0, else through LeakyReLU.
   int out_slice, out_slices;

@@ -123,7 +123,6 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) gradient_ker
 #pragma unroll 1
     for (int r = 0; r < kGradRows; ++r) {
       const T* from = source + r * kSourceCols * kPair + lane;
-      const T* g = gradient + r * kGradCols * kPair + warp * 4;
       T window[kSide][kSide];  // [row][column % 3]: each value is read once
 #pragma unroll
       for (int i = 0; i < kSide; ++i)
@@ -134,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) gradient_ker
 #pragma unroll
         for (int i = 0; i < kSide; ++i)
           window[i][(c + kSide - 1) % kSide] = from[(i * kSourceCols + c + kSide - 1) * kPair];
-        const Pack<T, 4> out = *reinterpret_cast<const Pack<T, 4>*>(g + c * kPair);
+        const Pack<T, 4> out = *reinterpret_cast<const Pack<T, 4>*>(gradient + (r * kGradCols + c) * kPair + warp * 4);
 #pragma unroll
         for (int tap = 0; tap < kTaps; ++tap)
 #pragma unroll
@@ -177,7 +176,7 @@ __device__ inline std::int64_t partial_of(const ReduceTask<T>& task, int m, std:
   const int level = from_x ? 0 : (in - net.in_channels) / net.growth + 1;
   const int c = from_x ? 0 : (in - net.in_channels) % net.growth;
   std::int64_t unit;
-  int o, k;  // within the unit
+  int o, k;              // within the unit
   if (m > net.hidden) {  // source at the centre, grad_y at the mirrored tap
     const int g = out * 9 + 8 - tap, x = is_bias ? 9 * net.in_channels : in * 9 + 4;
     const int source = from_x ? x / kPair : u.x_pairs + (level - 1) * u.pairs + c / kPair;

@@ -81,8 +81,8 @@ std::tuple<Tensor, Tensor, Tensors, Tensors> dense_block_backward(const Tensor& 
   Tensor grad_x = empty_as(x);
   Outputs grad_weights(weights), grad_biases(biases);
   Tensor workspace = workspace_for(x, call.params, call.options, true);
-  DenseBlockBackwardParams params{call.params, as_input(kept_grad), grad_x.mutable_data_ptr(),
-                                  grad_weights.data.data(), grad_biases.data.data()};
+  DenseBlockBackwardParams params{call.params, as_input(kept_grad), grad_x.mutable_data_ptr(), grad_weights.data.data(),
+                                  grad_biases.data.data()};
   cuda::dense_block_backward(params, call.options, workspace.mutable_data_ptr(), call.stream);
   return {call.y, grad_x, grad_weights.tensors, grad_biases.tensors};
 }
