@@ -18,6 +18,32 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl cuda_emulation_switch
+.hidden cuda_emulation_switch
+.type cuda_emulation_switch, @function
+cuda_emulation_switch:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size cuda_emulation_switch, .-cuda_emulation_switch
+)");
+#endif
+
 namespace cuda_emulation {
 
 BuiltIn built_in;
@@ -35,7 +61,7 @@ std::string failure;
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, int> allowed_dynamic;  // cudaFuncSetAttribute
 const std::function<void()>* body;
-ucontext_t scheduler;
+Fiber scheduler;
 bool abandoned = false;  // a launch ended in the middle of its threads
 #if defined(__SANITIZE_ADDRESS__)
 const void* scheduler_stack;
@@ -47,7 +73,7 @@ void to_scheduler(bool leaves) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(leaves ? nullptr : &thread->fake_stack, scheduler_stack, scheduler_stack_bytes);
 #endif
-  swapcontext(&thread->context, &scheduler);
+  thread->fiber.switch_to(scheduler);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(thread->fake_stack, &scheduler_stack, &scheduler_stack_bytes);
 #endif
@@ -61,7 +87,7 @@ void resume(Thread& thread) {
   void* fake_stack;
   __sanitizer_start_switch_fiber(&fake_stack, thread.stack, kStackBytes);
 #endif
-  swapcontext(&scheduler, &thread.context);
+  scheduler.switch_to(thread.fiber);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #endif
@@ -97,7 +123,7 @@ bool try_release(Thread& waiting) {
   return true;
 }
 
-void fiber() {
+void run_thread() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
 #endif
@@ -141,11 +167,7 @@ bool run_block(const std::vector<std::size_t>& order) {
     thread.state = State::kRunning;
     thread.copies.clear();
     thread.groups.clear();
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack;
-    thread.context.uc_stack.ss_size = kStackBytes;
-    thread.context.uc_link = nullptr;
-    makecontext(&thread.context, fiber, 0);
+    thread.fiber.prepare(thread.stack, kStackBytes, run_thread);
   }
   for (std::size_t done = 0; done < order.size();) {
     bool ran = false;

@@ -1,12 +1,11 @@
 // State of the emulation, shared by its sources; kernels see cuda_runtime.h only.
 #pragma once
-#include <ucontext.h>
-
 #include <cstdint>
 #include <deque>
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "fiber.h"
 
 namespace cuda_emulation {
 
@@ -34,7 +33,7 @@ struct Thread {
   Combine combine;
   std::vector<Copy> copies;              // cp.async since the last commit
   std::deque<std::vector<Copy>> groups;  // committed groups, oldest first
-  ucontext_t context;
+  Fiber fiber;
   char* stack;
   void* fake_stack;  // of the address sanitizer
 };

@@ -42,3 +42,7 @@ EMULATION_EXPORT const char* emulated_channel_mix_backward(int64_t dtype, int64_
       {weight, channels},        grad_x, grad_weight, partial};
   return guarded([&] { cuda::channel_mix_backward(p, nullptr); });
 }
+
+EMULATION_EXPORT int64_t channel_mix_partials(int64_t batch, int64_t channels, int64_t pixels) {
+  return cuda::channel_mix_partials(batch, channels, pixels);
+}
