@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-#include "common.cuh"
+#include "pointwise.cuh"
 #include "dense_block_geometry.h"
 #include "ivan_fast/scalar.h"
 

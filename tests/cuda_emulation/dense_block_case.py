@@ -57,7 +57,7 @@ def run(
     shape = case.x.shape
     growth = case.weights[0].shape[0] if len(case.weights) > 1 else 1
     numbers = [shape[0], shape[1], case.weights[-1].shape[0], growth, len(case.weights), *shape[2:]]
-    sizes, options = torch.tensor(numbers), torch.tensor([OPERANDS[compute], int(fused), limit])
+    sizes, options = torch.tensor(numbers), torch.tensor([OPERANDS[compute], int(fused), limit, int(backward)])
     used = torch.zeros(1, dtype=torch.int64)
     y = torch.full_like(case.grad_y, torch.nan, memory_format=torch.contiguous_format)
     grads = [
@@ -76,7 +76,7 @@ def run(
         case.weights,
         case.biases,
         y,
-        case.grad_y if backward else None,
+        case.grad_y,
         case.grad_y.stride(0),
         grads[0],
         grads[1 : 1 + depth],
@@ -121,7 +121,7 @@ def truth(case: Case, compute: str = "strict", slope: float = 0.2) -> list[Tenso
         for j, part in enumerate(parts.split([f.shape[1] for f in features[: i + 1]], 1)):
             sums[j] = sums[j] + part
         if i > 0:
-            grad = rounded(torch.where(features[i] > 0, 1.0, slope) * sums[i])
+            grad = rounded(torch.where(features[i] > 0, sums[i], slope * sums[i]))
     return [y, sums[0], *grad_weights, *grad_biases]
 
 

@@ -9,7 +9,8 @@
 using std::int64_t;
 using namespace ivan_fast;
 
-// `sizes`: batch, in, out, growth, depth, height, width; `options`: operand, kernel, workspace limit. Without grad_y only y.
+// `sizes`: batch, in, out, growth, depth, height, width; `options`: operand, kernel, workspace limit,
+// whether it is the backward.
 // The workspace is as large as the call asks for, and holds NaN at first; its bytes go to `used`.
 EMULATION_EXPORT const char* emulated_dense_block(const int64_t* sizes, const int64_t* options, int64_t dtype,
                                                   double slope, const void* x, int64_t x_stride,
@@ -27,7 +28,7 @@ EMULATION_EXPORT const char* emulated_dense_block(const int64_t* sizes, const in
   return guarded([&] {
     const cuda::DenseBlockOptions o{static_cast<cuda::DenseBlockOperand>(options[0]), options[1] != 0,
                                     static_cast<std::size_t>(options[2])};
-    const bool backward = grad_y != nullptr;
+    const bool backward = options[3] != 0;
     const std::size_t bytes = cuda::dense_block_workspace_bytes(p.shape, p.dtype, o, backward);
     *used = static_cast<int64_t>(bytes);
     const std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(256, bytes), &std::free);
