@@ -38,13 +38,14 @@ py::dict build_info() {
   info["cuda_runtime"] = ivan_fast::cuda::runtime_version();
   info["cuda_archs"] = IVAN_FAST_CUDA_ARCHS;
   info["cuda_compiler"] = IVAN_FAST_CUDA_COMPILER;
+  info["dense_block_cuda"] = "layerwise";
 #else
   info["with_cuda"] = false;
   info["cuda_runtime"] = py::none();
   info["cuda_archs"] = "";
   info["cuda_compiler"] = "";
+  info["dense_block_cuda"] = py::none();
 #endif
-  info["dense_block_cuda"] = "reference";
   return info;
 }
 
