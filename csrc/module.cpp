@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
+#include "cuda/pointwise_geometry.h"
 #include "ivan_fast/dense_block.h"
 
 #ifdef IVAN_FAST_WITH_CUDA
@@ -48,6 +49,21 @@ py::dict build_info() {
   return info;
 }
 
+// Launch geometry of the CUDA kernels, whether or not they are built: (grid_x, grid_y, block_x, block_y).
+py::tuple pointwise_launch(std::int64_t samples, std::int64_t items, std::int64_t max_blocks) {
+  const auto l = ivan_fast::cuda::pointwise_launch(samples, items, max_blocks);
+  return py::make_tuple(l.grid_x, l.grid_y, l.block_x, l.block_y);
+}
+
+py::tuple pointwise_span(std::uintptr_t address, std::int64_t length, int element_size, int width) {
+  const auto s = ivan_fast::cuda::span_of(address, length, element_size, width);
+  return py::make_tuple(s.head, s.packs, s.items);
+}
+
+std::int64_t pointwise_element(std::int64_t head, std::int64_t packs, std::int64_t item, int width) {
+  return item < packs ? head + item * width : ivan_fast::cuda::Span{head, packs, 0}.single(item, width);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -56,4 +72,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "Versions, CUDA architectures and instruction sets of this build, as a dict.");
   m.def("dense_block_workspace", &ivan_fast::cpu::dense_block_workspace, "Bytes of the dense block's row rings.");
   m.def("set_dense_block_workspace", &ivan_fast::cpu::set_dense_block_workspace, py::arg("bytes"));
+  m.def("pointwise_launch", &pointwise_launch, py::arg("samples"), py::arg("items"),
+        py::arg("max_blocks") = ivan_fast::cuda::kMaxGridX, "Grid and block of a pointwise CUDA kernel.");
+  m.def("pointwise_span", &pointwise_span, py::arg("address"), py::arg("length"), py::arg("element_size"),
+        py::arg("width"), "(head, packs, items) of a sample that begins at this address.");
+  m.def("pointwise_most_items", &ivan_fast::cuda::most_items, py::arg("length"), py::arg("width"));
+  m.def("pointwise_element", &pointwise_element, py::arg("head"), py::arg("packs"), py::arg("item"), py::arg("width"),
+        "First element of an item.");
+  m.def("mix_backward_partials", &ivan_fast::cuda::mix_backward_partials, py::arg("batch"), py::arg("pixels"),
+        "Partial sums that channel_mix_backward needs room for on CUDA.");
 }
