@@ -14,7 +14,7 @@ from ivan_fast._fake import check_dtype, check_state
 _ops = torch.ops.ivan_fast
 
 
-def _output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str) -> Tensor:
+def empty_like_output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str) -> Tensor:
     """What the op returns, empty; refuses what the compiled op refuses."""
     check_state(op, "x", x, x.dim() == 4)
     torch._check(
@@ -40,14 +40,14 @@ def _output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], com
     return x.new_empty((x.shape[0], weights[-1].shape[0], x.shape[2], x.shape[3]))
 
 
-def _like(t: Tensor) -> Tensor:
+def like(t: Tensor) -> Tensor:
     """New and contiguous, as every output is."""
     return torch.empty(t.shape, dtype=t.dtype, device=t.device)
 
 
 @torch.library.register_fake("ivan_fast::dense_block")
 def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], negative_slope: float, compute: str) -> Tensor:
-    return _output("dense_block", x, weights, biases, compute)
+    return empty_like_output("dense_block", x, weights, biases, compute)
 
 
 @torch.library.register_fake("ivan_fast::dense_block_backward")
@@ -59,13 +59,13 @@ def _(
     negative_slope: float,
     compute: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    y = _output("dense_block_backward", x, weights, biases, compute)
+    y = empty_like_output("dense_block_backward", x, weights, biases, compute)
     check_dtype("dense_block_backward", x, "grad_y", grad_y)
     torch._check(
         grad_y.shape == y.shape,
         lambda: f"dense_block_backward: grad_y has shape {tuple(grad_y.shape)}, expected {tuple(y.shape)}",
     )
-    return y, _like(x), [_like(w) for w in weights], [_like(b) for b in biases]
+    return y, like(x), [like(w) for w in weights], [like(b) for b in biases]
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, list[Tensor], list[Tensor], float, str], output: Tensor) -> None:

@@ -145,6 +145,49 @@ def dense_block_backward(
     )
 
 
+def dense_block_coupling_backward(
+    y2: Tensor,
+    g: Tensor,
+    grad_y2: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    clamp: float,
+    negative_slope: float = 0.2,
+    compute: str = "strict",
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Walk back through ``y2 = x2 * exp(s(h)) + g`` and through ``h = dense_block(x)`` at once.
+
+    Returns ``(x2, grad_x2, grad_x, grad_weights, grad_biases)``; ``y2``, ``g``, ``grad_y2`` may be wider than x.
+    """
+    h = dense_block(x, weights, biases, negative_slope, compute).to(y2.dtype)
+    x2, grad_x2, grad_h = affine_coupling_recompute_backward(y2, h, g, grad_y2, clamp)
+    _, *grads = dense_block_backward(grad_h.to(x.dtype), x, weights, biases, negative_slope, compute)
+    return x2, grad_x2, *grads
+
+
+def dense_block_coupling_inverse_backward(
+    x2: Tensor,
+    grad_x2: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    clamp: float,
+    negative_slope: float = 0.2,
+    compute: str = "strict",
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """Walk back through ``x2 = (y2 - g) * exp(-s(h))`` and through ``h = dense_block(x)`` at once.
+
+    Returns ``(scaled, grad_y2, grad_x, grad_weights, grad_biases)`` with ``scaled = x2 * exp(s)``, which is
+    ``y2 - g``; ``grad_g`` is ``-grad_y2``. ``x2`` and ``grad_x2`` may be wider than x.
+    """
+    h = dense_block(x, weights, biases, negative_slope, compute).to(x2.dtype)
+    scaled = affine_coupling_forward(x2, h, torch.zeros_like(x2), clamp)
+    grad_y2, grad_h = affine_coupling_inverse_backward(grad_x2, x2, h, clamp)
+    _, *grads = dense_block_backward(grad_h.to(x.dtype), x, weights, biases, negative_slope, compute)
+    return scaled, grad_y2, *grads
+
+
 def _operand(t: Tensor, compute: str) -> Tensor:
     dtype = _OPERAND_DTYPE.get(compute)
     return t if dtype is None else t.to(dtype).to(t.dtype)

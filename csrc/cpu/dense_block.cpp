@@ -4,14 +4,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "dense_block_pack.h"
 #include "dense_block_plan.h"
-#include "dense_block_reduce.h"
 #include "dense_block_tiles.h"
 #include "isa.h"
 
@@ -63,95 +61,157 @@ void zero_gradients(const DenseBlockBackwardParams& p) {
   }
 }
 
-template <typename T>
-struct AlignedDelete {
-  void operator()(T* p) const { std::free(p); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], AlignedDelete<T>>;
+// Calls run(i) for i in [0, count).
+template <typename F>
+void for_each(int64_t count, ParallelFor parallel_for, F&& run) {
+  if (count == 1) return run(int64_t(0));
+  parallel_for(count, [](int64_t i, void* context) { (*static_cast<F*>(context))(i); }, &run);
+}
 
-template <typename T>
-Buffer<T> allocate(size_t elements) {
-  const size_t bytes = (elements * sizeof(T) + 63) / 64 * 64;
-  Buffer<T> buffer(static_cast<T*>(std::aligned_alloc(64, bytes)));
-  if (!buffer) throw std::bad_alloc();
-  return buffer;
+// Every level and source of a net of L hidden levels.
+struct LevelSource {
+  int k, s;
+};
+std::vector<LevelSource> level_sources(int hidden) {
+  std::vector<LevelSource> all;
+  for (int k = 1; k <= hidden + 1; ++k)
+    for (int s = 0; s < k; ++s) all.push_back({k, s});
+  return all;
+}
+
+// Whether a call computes by Winograd: a matter of shapes alone, so that forward and recompute do the same.
+bool uses_winograd(const DenseBlockParams& p) {
+  const DenseBlockShape& s = p.shape;
+  const int64_t tile = dense::kTile;
+  const int64_t covered = (s.height + tile - 1) / tile * tile * ((s.width + tile - 1) / tile * tile);
+  return p.winograd && p.dtype == DType::kFloat32 && p.rounding == DenseBlockRounding::kNone && s.depth > 2 &&
+         covered <= 2 * s.height * s.width;
 }
 
 // The first part of a call that both directions share: job, packed weights, tiles and rings.
 template <typename T>
 struct Call {
+  const DenseBlockShape& shape;
+  const int threads;
+  const ParallelFor parallel_for;
   dense::Job<T> job = {};
   dense::PackedNet<T> packed, packed_gradient;
   dense::Tiling tiling;
   size_t workspace_stride;
-  Buffer<T> workspace;
+  dense::Buffer<T> workspace;
 
-  Call(const DenseBlockParams& p, int threads, bool backward) {
-    const DenseBlockShape& s = p.shape;
-    const int lanes = kernels_of<T>().lanes;
-    job.height = s.height;
-    job.width = s.width;
+  Call(const DenseBlockParams& p, int threads_, ParallelFor parallel_for_, bool backward,
+       const DenseBlockCoupling& coupling = {})
+      : shape(p.shape), threads(threads_), parallel_for(parallel_for_) {
+    job.height = shape.height;
+    job.width = shape.width;
     job.slope = T(p.negative_slope);
     job.rounding = dense::Rounding(int(p.rounding));
-    job.winograd = p.winograd && sizeof(T) == 4 && p.rounding == DenseBlockRounding::kNone && s.depth > 2 &&
-                   s.width >= dense::kTile;
+    job.winograd = uses_winograd(p);
     job.x = static_cast<const T*>(p.x.data);
     job.x_batch_stride = p.x.batch_stride;
     job.y = static_cast<T*>(p.y);
+    job.coupling = coupling;
     const auto* weights = reinterpret_cast<const T* const*>(p.weights);
-    packed = dense::pack_forward<T>(s, weights, reinterpret_cast<const T* const*>(p.biases), lanes, job.rounding,
-                                    job.winograd);
+    const int hidden = int(shape.depth) - 1, lanes = kernels_of<T>().lanes;
+    packed = dense::prepare<T>(hidden, shape.in_channels, shape.out_channels, shape.growth, lanes, job.winograd,
+                               reinterpret_cast<const T* const*>(p.biases));
     job.net = packed.net;
     if (backward) {
-      packed_gradient = dense::pack_gradient<T>(s, weights, lanes, job.rounding, job.winograd);
+      packed_gradient =
+          dense::prepare<T>(hidden, shape.out_channels, shape.in_channels, shape.growth, lanes, job.winograd, nullptr);
       job.gradient = packed_gradient.net;
     }
-    const auto bytes = [&](int64_t columns) { return sizeof(T) * dense::workspace_elements(job, columns, backward); };
-    tiling = dense::make_tiling(s, threads, backward, job.winograd ? dense::kTile : 1, workspace_limit().load(), bytes);
+    const std::vector<LevelSource> all = level_sources(hidden);
+    for_each(int64_t(all.size()) * (backward ? 2 : 1), parallel_for, [&](int64_t i) {
+      const auto [k, s] = all[size_t(i) % all.size()];
+      if (size_t(i) < all.size())
+        pack(job.net, k, s, dense::forward_taps(shape, weights, k, s));
+      else
+        pack(job.gradient, k, s, dense::gradient_taps(shape, weights, k, s));
+    });
+    const auto bytes = [&](int64_t columns) { return sizeof(T) * kernels_of<T>().workspace(job, columns, backward); };
+    tiling = dense::make_tiling(shape, threads, backward, job.coupling.walk != CouplingWalk::kNone,
+                                job.winograd ? dense::kTile : 1, workspace_limit().load(), bytes);
     workspace_stride = (bytes(tiling.tile_columns()) / sizeof(T) + 15) / 16 * 16;
-    workspace = allocate<T>(workspace_stride * size_t(tiling.slots));
+    workspace = dense::allocate<T>(workspace_stride * size_t(tiling.slots));
+  }
+
+  void pack(const dense::Net<T>& net, int k, int s, const dense::Taps<T>& taps) const {
+    T* level = const_cast<T*>(net.weights[k]);
+    if constexpr (sizeof(T) == 4)
+      if (job.winograd)
+        return kernels().winograd.pack(net, k, s, taps.from, taps.out_stride, taps.in_stride, taps.mirrored,
+                                       taps.outputs, taps.channels, level);
+    dense::pack_direct(net, kernels_of<T>().lanes, job.rounding, k, s, taps, level);
+  }
+
+  // Calls run(tile, slot, workspace) for every tile; a slot goes through its tiles in order.
+  template <typename Start, typename F>
+  void for_each_tile(Start&& start, F&& run) {
+    for_each(tiling.slots, parallel_for, [&](int64_t slot) {
+      start(slot);
+      for (int64_t i = tiling.first(slot); i < tiling.first(slot + 1); ++i)
+        run(tiling.tile(i), slot, workspace.get() + slot * workspace_stride);
+    });
   }
 };
-
-// Calls run(slot) for every slot; each goes through its tiles in order.
-template <typename F>
-void for_each_slot(int64_t slots, ParallelFor parallel_for, F&& run) {
-  if (slots == 1) return run(int64_t(0));
-  parallel_for(slots, [](int64_t slot, void* context) { (*static_cast<F*>(context))(slot); }, &run);
-}
 
 template <typename T>
 void forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
   if (is_empty(p.shape)) return;
-  Call<T> call(p, threads, false);
-  const auto& kernel = kernels_of<T>();
-  for_each_slot(call.tiling.slots, parallel_for, [&](int64_t slot) {
-    for (int64_t i = call.tiling.first(slot); i < call.tiling.first(slot + 1); ++i)
-      kernel.forward(call.job, call.tiling.tile(i), call.workspace.get() + slot * call.workspace_stride);
+  Call<T> call(p, threads, parallel_for, false);
+  call.for_each_tile([](int64_t) {}, [&](const dense::Tile& tile, int64_t,
+                                         T* workspace) { kernels_of<T>().forward(call.job, tile, workspace); });
+}
+
+// Sums of the slots' accumulators into the gradients of the parameters.
+template <typename T>
+void reduce(const Call<T>& call, const dense::AccumulatorPlaces<T>& places, const T* sums, size_t stride,
+            const DenseBlockBackwardParams& p) {
+  const dense::Net<T>& net = call.job.net;
+  const int64_t slots = call.tiling.slots;
+  const std::vector<LevelSource> all = level_sources(net.hidden);
+  for_each(int64_t(all.size()), call.parallel_for, [&](int64_t i) {
+    const auto [k, s] = all[size_t(i)];
+    auto* const* grads = reinterpret_cast<T* const*>(p.grad_weights);
+    const dense::Taps<T> taps = dense::forward_taps<T>(call.shape, grads, k, s);
+    T* to = const_cast<T*>(taps.from);
+    const T* from = sums + places.weights[k];
+    if constexpr (sizeof(T) == 4)
+      if (call.job.winograd)
+        return kernels().winograd.reduce(net, k, s, from, stride, slots, taps.outputs, taps.channels, to,
+                                         taps.out_stride);
+    dense::reduce_direct(net, k, s, from, stride, slots, taps, to);
   });
+  for (int k = 1; k <= net.hidden + 1; ++k)
+    for (int64_t o = 0; o < (k <= net.hidden ? call.shape.growth : call.shape.out_channels); ++o) {
+      double sum = 0;
+      for (int64_t slot = 0; slot < slots; ++slot) sum += double(sums[size_t(slot) * stride + places.bias[k] + o]);
+      static_cast<T*>(p.grad_biases[k - 1])[o] = T(sum);
+    }
 }
 
 template <typename T>
 void backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parallel_for) {
   if (is_empty(p.forward.shape)) return zero_gradients<T>(p);
-  Call<T> call(p.forward, threads, true);
+  Call<T> call(p.forward, threads, parallel_for, true, p.coupling);
   call.job.grad_y = static_cast<const T*>(p.grad_y.data);
   call.job.grad_y_batch_stride = p.grad_y.batch_stride;
   call.job.grad_x = static_cast<T*>(p.grad_x);
-  const auto& kernel = kernels_of<T>();
-  const size_t stride = (dense::accumulator_elements(call.job.net, call.job.winograd) + 15) / 16 * 16;
-  Buffer<T> sums = allocate<T>(stride * size_t(call.tiling.slots));
-  for_each_slot(call.tiling.slots, parallel_for, [&](int64_t slot) {
-    T* own = sums.get() + slot * stride;
-    std::fill(own, own + stride, T(0));
-    const dense::Accumulators<T> accumulators = dense::place_accumulators(call.job.net, call.job.winograd, own);
-    for (int64_t i = call.tiling.first(slot); i < call.tiling.first(slot + 1); ++i)
-      kernel.backward(call.job, call.tiling.tile(i), accumulators, call.workspace.get() + slot * call.workspace_stride);
-  });
-  dense::reduce_gradients(call.job.net, call.job.winograd, sums.get(), stride, call.tiling.slots,
-                          reinterpret_cast<T* const*>(p.grad_weights), reinterpret_cast<T* const*>(p.grad_biases),
-                          int(p.forward.shape.growth));
+  const dense::AccumulatorPlaces<T> places(call.job.net, call.job.winograd);
+  const size_t stride = places.elements;
+  dense::Buffer<T> sums = dense::allocate<T>(stride * size_t(call.tiling.slots));
+  call.for_each_tile([&](int64_t slot) { std::fill_n(sums.get() + slot * stride, stride, T(0)); },
+                     [&](const dense::Tile& tile, int64_t slot, T* workspace) {
+                       dense::Accumulators<T> own = {};
+                       for (int k = 1; k <= call.job.net.hidden + 1; ++k) {
+                         own.weights[k] = sums.get() + slot * stride + places.weights[k];
+                         own.bias[k] = sums.get() + slot * stride + places.bias[k];
+                       }
+                       kernels_of<T>().backward(call.job, tile, own, workspace);
+                     });
+  reduce(call, places, sums.get(), stride, p);
 }
 
 }  // namespace

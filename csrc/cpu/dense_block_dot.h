@@ -46,7 +46,7 @@ IVAN_INLINE void dot_block(const dense::Net<T>& net, const T* const (*rows)[3], 
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
-    for (int q = 0; q < Q; ++q) out[q][x + p] = sum_lanes<T>(sum[p][q]) + bias[q];
+    for (int q = 0; q < Q; ++q) out[q][x + p] = sum_lanes(sum[p][q]) + bias[q];
 }
 
 template <typename T, int Q>

@@ -13,26 +13,38 @@ namespace ivan_fast::cpu::IVAN_ISA {
 
 constexpr int kChunkBytes = 20 * 1024;  // of 32 KB L1
 
-constexpr int kMaxSegments = 12;
-
-static inline int segments_per_chunk(size_t segment_bytes) {
-  const size_t fitting = kChunkBytes / segment_bytes;
-  return fitting < 1 ? 1 : fitting > kMaxSegments ? kMaxSegments : int(fitting);
-}
+constexpr int kMaxSegments = 3 * dense::kMaxSources;
 
 enum class Finish { kNone, kLeaky, kMask };
 
 template <typename T>
 struct Chunk {
-  const T* input[kMaxSegments];    // at the first value that the first output pixel reads
-  const T* weights[kMaxSegments];  // [length][block]
+  struct Segment {
+    const T* input;    // at the first value that the first output pixel reads
+    const T* weights;  // [length][block]
+    int length;        // values that each output reads
+    int stride;        // between those of neighbouring outputs
+  };
+  Segment segment[kMaxSegments];
   int segments;
-  int length;      // values that each output reads of a segment
-  int stride;      // channels per pixel
-  const T* start;  // bias of the block, or null to continue from the sums in `out`
-  Finish finish;   // applied to the final sums
-  const T* mask;   // kMask: the hidden row whose sign decides; same layout as out
+  size_t elements;  // of weights in all segments
+  const T* start;   // bias of the block, or null to continue from the sums in `out`
+  Finish finish;    // applied to the final sums
+  const T* mask;    // kMask: the hidden row whose sign decides; same layout as out
   T slope;
+
+  // Whether weights of `more` elements still share L1 with what is here.
+  bool fits(size_t more) const { return segments == 0 || (elements + more) * sizeof(T) <= size_t(kChunkBytes); }
+  void add(const T* input, const T* weights, int length, int stride, size_t size) {
+    segment[segments++] = {input, weights, length, stride};
+    elements += size;
+  }
+  // Later segments continue from the sums so far.
+  void clear() {
+    segments = 0;
+    elements = 0;
+    start = nullptr;
+  }
 };
 
 // out[p][0 .. NB vectors) for P pixels from pixel x on.
@@ -44,11 +56,11 @@ IVAN_INLINE void block(const Chunk<T>& c, int64_t x, T* out, int out_stride) {
   for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
     for (int n = 0; n < NB; ++n) sum[p][n] = load((c.start ? c.start : out + (x + p) * out_stride) + n * V);
-  const int64_t stride = c.stride;
-  const int length = c.length;
   for (int s = 0; s < c.segments; ++s) {
-    const T* a = c.input[s] + x * stride;
-    const T* w = c.weights[s];
+    const int64_t stride = c.segment[s].stride;
+    const int length = c.segment[s].length;
+    const T* a = c.segment[s].input + x * stride;
+    const T* w = c.segment[s].weights;
     for (int i = 0; i < length; ++i, w += NB * V) {
       Vec<T> weight[NB];
 #pragma GCC unroll 2
@@ -102,42 +114,42 @@ static void row_of_blocks(const Chunk<T>& c, int64_t pixels, T* out, int out_str
   }
 }
 
-// One row of one level from its first `sources` sources, out[pixel][level_width] over `pixels` pixels. rows[s][kh]
-// points at the left neighbour of the first pixel in source s, or is null outside the image.
 template <typename T>
-static void level_row(const dense::Net<T>& net, int level, int level_width, int sources, const T* const (*rows)[3],
-                      int64_t pixels, Finish finish, const T* mask, T slope, T* out) {
+static void row_of_blocks(int vectors, const Chunk<T>& c, int64_t pixels, T* out, int out_stride) {
+  if (vectors == 2)
+    row_of_blocks<T, 2>(c, pixels, out, out_stride);
+  else
+    row_of_blocks<T, 1>(c, pixels, out, out_stride);
+}
+
+// One row of level `level`, out[pixel][width] over `pixels` pixels. rows[s][kh] points at the left neighbour of the
+// first pixel in source s, or is null outside the image.
+template <typename T>
+static void level_row(const dense::Net<T>& net, int level, const T* const (*rows)[3], int64_t pixels, Finish finish,
+                      const T* mask, T slope, T* out) {
   constexpr int V = kLanes<T>;
-  const int vectors = level_width / V;
-  for (int s = 0; s < sources; ++s) {
-    const int length = 3 * dense::source_channels(net, s);
-    const T* source_weights = net.weights[level] + dense::source_offset(net, s, level_width);
-    for (int v = 0; v < vectors; v += dense::kBlockVectors) {
-      const int nb = vectors - v < dense::kBlockVectors ? vectors - v : dense::kBlockVectors;
+  const int width = dense::level_width(net, level), vectors = width / V;
+  for (int v = 0; v < vectors; v += dense::kBlockVectors) {
+    const int nb = vectors - v < dense::kBlockVectors ? vectors - v : dense::kBlockVectors;
+    Chunk<T> chunk = {};
+    chunk.slope = slope;
+    chunk.mask = mask ? mask + v * V : nullptr;
+    chunk.start = net.bias[level] + v * V;
+    for (int s = 0; s < level; ++s) {
+      const int channels = dense::source_channels(net, s), length = 3 * channels;
       const size_t segment = size_t(length) * nb * V;
-      const T* weights = source_weights + size_t(3) * length * v * V;
-      const int per_chunk = segments_per_chunk(segment * sizeof(T));
-      Chunk<T> chunk = {};
-      chunk.length = length;
-      chunk.stride = dense::source_channels(net, s);
-      chunk.slope = slope;
-      chunk.mask = mask ? mask + v * V : nullptr;
-      chunk.start = s == 0 ? net.bias[level] + v * V : nullptr;
-      const int last = rows[s][2] ? 2 : 1;
+      const T* weights = net.weights[level] + dense::source_offset(net, s, width) + size_t(3) * length * v * V;
       for (int kh = 0; kh < 3; ++kh) {
         if (!rows[s][kh]) continue;
-        chunk.input[chunk.segments] = rows[s][kh];
-        chunk.weights[chunk.segments] = weights + kh * segment;
-        if (++chunk.segments < per_chunk && kh < last) continue;
-        chunk.finish = s == sources - 1 && kh == last ? finish : Finish::kNone;
-        if (nb == 2)
-          row_of_blocks<T, 2>(chunk, pixels, out + v * V, level_width);
-        else
-          row_of_blocks<T, 1>(chunk, pixels, out + v * V, level_width);
-        chunk.start = nullptr;
-        chunk.segments = 0;
+        if (!chunk.fits(segment)) {
+          row_of_blocks(nb, chunk, pixels, out + v * V, width);
+          chunk.clear();
+        }
+        chunk.add(rows[s][kh], weights + kh * segment, length, channels, segment);
       }
     }
+    chunk.finish = finish;
+    row_of_blocks(nb, chunk, pixels, out + v * V, width);
   }
 }
 

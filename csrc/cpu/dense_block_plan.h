@@ -1,4 +1,4 @@
-// What the driver (dense_block.cpp) hands to the kernels compiled per instruction set (dense_block_isa.cpp).
+// What the driver (dense_block.cpp) hands to the kernels compiled per instruction set (dense_block_kernel.cpp).
 //
 // Forward and input gradient are the same structure, a `Net`: source 0 (x, or grad_y), `hidden` levels that each
 // read source 0 and all levels before, and an output level that reads everything. For the input gradient, level m
@@ -9,30 +9,33 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "ivan_fast/dense_block.h"
 
 namespace ivan_fast::cpu::dense {
 
 constexpr int kMaxHidden = 15;
 constexpr int kMaxSources = kMaxHidden + 1;
-constexpr int kTile = 4;  // columns of a Winograd tile
-constexpr int kFrequencies = kTile + 2;
-constexpr double kPointA = 0.75, kPointB = 1.5;  // interpolation points: 0, +-A, +-B, infinity
-constexpr int kBlockVectors = 2;                 // output channels are computed in blocks of this many vectors
+constexpr int kBlockVectors = 2;  // output channels are computed in blocks of this many vectors
 
-// Packed weights of a level: for each source s, for each block of output vectors, for kh, for kw, for channel c of
-// the source: the block's output channels. Channel counts of levels are padded to whole vectors with zeros.
+// Winograd F(4x4, 3x3): tiles of kTile x kTile outputs from kPoints x kPoints products.
+constexpr int kTile = 4;
+constexpr int kPoints = kTile + 2;
+constexpr int kFrequencies = kPoints * kPoints;
+constexpr double kPointA = 0.75, kPointB = 1.5;  // interpolation points: 0, +-A, +-B, infinity
+
+// Weights in the order the kernels read them (dense_block_pack.h, dense_block_winograd_weights.h). Channel counts of
+// levels are padded to whole vectors with zeros.
 template <typename T>
 struct Net {
   int hidden;                         // hidden levels, L
   int in_channels;                    // of source 0, not padded
   int out_channels;                   // of the output level, not padded
   int width;                          // growth padded to vectors: pixel stride of hidden rows
+  int in_width;                       // in_channels padded to vectors
   int out_width;                      // out_channels padded to vectors
-  bool out_dot;                       // output level as dot products: weights [oc][source][kh][kw][c]
+  bool out_dot;                       // output level as dot products over input channels
   const T* weights[kMaxSources + 1];  // [1 .. L + 1]
   const T* bias[kMaxSources + 1];     // [1 .. L + 1], padded
-  // Winograd: G w of hidden levels and sources, for each source s >= 1 [f][block][kh][c][the block's outputs].
-  const T* transformed[kMaxSources + 1];  // [2 .. L]
 };
 
 enum class Rounding : int { kNone, kBFloat16, kFloat16 };
@@ -46,24 +49,24 @@ struct Job {
   Net<T> net;  // forward
   const T* x;  // [N, net.in_channels, H, W]
   int64_t x_batch_stride;
-  T* y;  // [N, net.out_channels, H, W]
+  T* y;  // [N, net.out_channels, H, W]; not with a coupling
   // backward only:
   Net<T> gradient;  // mirrored: source 0 is grad_y, the output is grad_x; no bias
-  const T* grad_y;  // [N, net.out_channels, H, W]
+  const T* grad_y;  // [N, net.out_channels, H, W]; not with a coupling, which makes it
   int64_t grad_y_batch_stride;
   T* grad_x;  // [N, net.in_channels, H, W]
+  DenseBlockCoupling coupling;
 };
 
-// One image's rows [row0, row1) and columns [col0, col1) of the outputs; the stream recomputes the halo around it.
+// One image's rows [row0, row1) and columns [col0, col1) of the outputs, in pixels; the stream recomputes the halo
+// around it. With Winograd, both begin at multiples of kTile.
 struct Tile {
   int64_t image, row0, row1, col0, col1;
 };
 
-// Parameter gradients of one thread, in elements: level k (1 .. L + 1) holds for each source s, for kh, for kw, for c:
-// the level's padded output channels; with out_dot the output level is [oc][source][kh][kw][c]. Then the biases.
+// Parameter gradients of one thread: of level k, in the order of its weights, then its biases.
 template <typename T>
 struct Accumulators {
-  T* transformed[kMaxSources + 1];  // [2 .. L]: for each source s >= 1 [kh][f][c][o]
   T* weights[kMaxSources + 1];
   T* bias[kMaxSources + 1];
 };
@@ -74,69 +77,59 @@ static inline int source_channels(const Net<T>& net, int s) {
   return s == 0 ? net.in_channels : net.width;
 }
 
-// Offset of source s within a level of `width` output channels (packed weights and their gradients alike).
+// Channels of the sources before s, as they are stored.
 template <typename T>
-static inline size_t source_offset(const Net<T>& net, int s, int out_width) {
-  return s == 0 ? 0 : size_t(9) * out_width * (size_t(net.in_channels) + size_t(s - 1) * net.width);
+static inline size_t channels_before(const Net<T>& net, int s) {
+  return s == 0 ? 0 : size_t(net.in_channels) + size_t(s - 1) * net.width;
 }
 
-// Offset of source s >= 1 within a level's transformed weights or their gradients.
+// Offset of source s within a level of `width` output channels (direct weights and their gradients alike).
 template <typename T>
-static inline size_t transformed_offset(const Net<T>& net, int s) {
-  return size_t(s - 1) * 3 * kFrequencies * net.width * net.width;
+static inline size_t source_offset(const Net<T>& net, int s, int width) {
+  return 9 * size_t(width) * channels_before(net, s);
 }
 
-// Row rings: level k computes row t - lag at step t, and its oldest reader needs row t - oldest.
-struct RingSizes {
-  int x, grad_y;
-  int hidden[kMaxSources], gradient[kMaxSources];  // [1 .. L]
-};
-static inline RingSizes ring_sizes(int hidden, bool backward) {
-  RingSizes size = {};
-  const int L = hidden;
-  auto larger = [](int a, int b) { return a > b ? a : b; };
-  size.x = 1 + (backward ? larger(L + 1, 2 * L - 1) : L + 1) + 1;
-  for (int k = 1; k <= L; ++k) size.hidden[k] = (backward ? larger(L + 1, 2 * L - 1 - k) : L + 1) - (k - 1) + 1;
-  if (!backward) return size;
-  size.grad_y = larger(L + 3, 4);
-  for (int m = 1; m <= L; ++m) size.gradient[m] = L + 3 - m;
-  return size;
+// Output channels of level k as the kernels compute them.
+template <typename T>
+static inline int level_width(const Net<T>& net, int k) {
+  return k <= net.hidden ? net.width : net.out_dot ? net.out_channels : net.out_width;
 }
 
-// Columns (and rows) beyond a tile on each side that a stream reads of x.
-static inline int halo(int hidden, bool backward) { return backward && hidden > 0 ? 2 * hidden : hidden + 1; }
-
-// Elements of workspace for a tile at most `columns` wide.
+// Packed weights of level k.
 template <typename T>
-static inline size_t workspace_elements(const Job<T>& job, int64_t columns, bool backward) {
-  const RingSizes size = ring_sizes(job.net.hidden, backward);
-  const size_t scale = job.winograd ? kTile : 1;
-  const size_t pixels =
-      (size_t(columns) + 2 * scale * halo(job.net.hidden, backward) + 2 + 2 * scale - 1) / scale * scale;
-  const size_t transformed_channels = job.winograd ? size_t(job.net.width) * kFrequencies / kTile : 0;
-  size_t channels = size_t(size.x) * job.net.in_channels + size_t(size.grad_y) * job.net.out_channels;
-  for (int k = 1; k <= job.net.hidden; ++k)
-    channels += size_t(size.hidden[k] + size.gradient[k]) * (job.net.width + transformed_channels);
-  channels += job.net.out_width > job.gradient.out_width ? job.net.out_width : job.gradient.out_width;
-  channels += 2 * transformed_channels;
-  if (job.winograd) {  // flags
-    channels += 1;
-    for (int k = 1; k < job.net.hidden; ++k) channels += size_t(size.hidden[k]);
-  }
-  const size_t alignment_slack = size_t(8 + 5 * kMaxSources) * 16;
-  return pixels * channels + alignment_slack;
+static inline size_t level_elements(const Net<T>& net, int k, bool winograd) {
+  return (winograd ? kFrequencies : 9) * size_t(level_width(net, k)) * channels_before(net, k);
+}
+
+// Padded entries of a level's bias.
+template <typename T>
+static inline int bias_elements(const Net<T>& net, int k) {
+  return k <= net.hidden ? net.width : net.out_width;
 }
 
 // The entry points of one instruction set for one element type.
 template <typename T>
 struct Kernels {
   int lanes;
+  size_t (*workspace)(const Job<T>&, int64_t columns, bool backward);  // elements, for a tile so wide
   void (*forward)(const Job<T>&, const Tile&, T* workspace);
   void (*backward)(const Job<T>&, const Tile&, const Accumulators<T>&, T* workspace);
 };
+
+// Weights of level k and source s into Winograd's form, and the sum of gradients in that form back.
+struct WinogradKernels {
+  // taps of (output o, channel c) at from[o * out_stride + c * in_stride + q], q = 0 .. 8, or 8 .. 0 where mirrored
+  void (*pack)(const Net<float>&, int k, int s, const float* from, int64_t out_stride, int64_t in_stride, bool mirrored,
+               int outputs, int channels, float* level);
+  // sums[slot * stride + ...]: accumulators of level k; to[o * out_stride + c * 9 + q]
+  void (*reduce)(const Net<float>&, int k, int s, const float* sums, size_t stride, int64_t slots, int outputs,
+                 int channels, float* to, int64_t out_stride);
+};
+
 struct KernelSet {
   Kernels<float> float32;
   Kernels<double> float64;
+  WinogradKernels winograd;
 };
 
 }  // namespace ivan_fast::cpu::dense

@@ -108,17 +108,37 @@ IVAN_INLINE bool any_nonzero(const T* p, int vectors) {
 #endif
 }
 
-// Sum of the lanes in one fixed order: halves are added until one lane is left.
-template <typename T>
-IVAN_INLINE T sum_lanes(Vec<T> v) {
+// Sum of the lanes in one fixed order: the upper half is added to the lower until one lane is left.
+#if defined(__AVX2__)
+IVAN_INLINE float sum_lanes(__m128 v) {
+  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
+}
+IVAN_INLINE double sum_lanes(__m128d v) { return _mm_cvtsd_f64(_mm_add_sd(v, _mm_unpackhi_pd(v, v))); }
+IVAN_INLINE float sum_lanes(__m256 v) {
+  return sum_lanes(_mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)));
+}
+IVAN_INLINE double sum_lanes(__m256d v) {
+  return sum_lanes(_mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1)));
+}
+#if defined(__AVX512F__)
+IVAN_INLINE float sum_lanes(__m512 v) {
+  return sum_lanes(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)));
+}
+IVAN_INLINE double sum_lanes(__m512d v) {
+  return sum_lanes(_mm256_add_pd(_mm512_castpd512_pd256(v), _mm512_extractf64x4_pd(v, 1)));
+}
+#endif
+#else
+template <typename V>
+IVAN_INLINE auto sum_lanes(V v) {
+  constexpr int lanes = int(sizeof(V) / sizeof(v[0]));
 #pragma GCC unroll 4
-  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
-    typename LaneIndex<T>::type other;
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes<T>; ++i) other[i] = (i + half) % kLanes<T>;
-    v += __builtin_shuffle(v, other);
-  }
+  for (int half = lanes / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) v[i] += v[i + half];
   return v[0];
 }
+#endif
 
 }  // namespace ivan_fast::cpu::IVAN_ISA

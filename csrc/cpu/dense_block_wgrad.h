@@ -76,25 +76,40 @@ static void gradient_product(const T* input, int64_t stride, int length, const T
   for (; v < width; v += V) gradient_blocks<T, 1>(input, stride, length, g + v, width, pixels, total + v);
 }
 
-// The first `sources` sources of a level, and its bias, for one row of its pre-activation gradient g[pixel][width].
+// total[o] += sum over pixels of g[pixel][o], for `count` of the `stride` channels, in sums over few pixels.
 template <typename T>
-static void level_gradient(const dense::Net<T>& net, int width, int sources, const T* const (*rows)[3], const T* g,
-                           int64_t pixels, T* total, T* bias_total) {
-  constexpr int V = kLanes<T>;
+static void bias_gradient(const T* g, int64_t pixels, int64_t stride, int count, T* total) {
+  for (int64_t x = 0; x < pixels; x += kGradientPixels) {
+    const int64_t end = pixels - x < kGradientPixels ? pixels : x + kGradientPixels;
+    constexpr int V = kLanes<T>;
+    int o = 0;
+    for (; o + V <= count; o += V) {
+      Vec<T> sum = {};
+      for (int64_t p = x; p < end; ++p) sum += load(g + p * stride + o);
+      store(total + o, load(total + o) + sum);
+    }
+    for (; o < count; ++o) {
+      T sum = 0;
+      for (int64_t p = x; p < end; ++p) sum += g[p * stride + o];
+      total[o] += sum;
+    }
+  }
+}
+
+// The weights of level `level` for one row of its pre-activation gradient g[pixel][width].
+template <typename T>
+static void level_gradient(const dense::Net<T>& net, int level, const T* const (*rows)[3], const T* g, int64_t pixels,
+                           T* total) {
+  const int width = dense::level_width(net, level);
   for (int64_t x = 0; x < pixels; x += kGradientPixels) {
     const int64_t count = pixels - x < kGradientPixels ? pixels - x : kGradientPixels;
-    for (int s = 0; s < sources; ++s) {
+    for (int s = 0; s < level; ++s) {
       const int channels = dense::source_channels(net, s), length = 3 * channels;
       T* part = total + dense::source_offset(net, s, width);
       for (int kh = 0; kh < 3; ++kh, part += size_t(length) * width) {
         if (!rows[s][kh]) continue;
         gradient_product(rows[s][kh] + x * channels, channels, length, g + x * width, width, count, part);
       }
-    }
-    for (int v = 0; v < width; v += V) {
-      Vec<T> sum = {};
-      for (int64_t p = x; p < x + count; ++p) sum += load(g + p * width + v);
-      store(bias_total + v, load(bias_total + v) + sum);
     }
   }
 }
@@ -130,35 +145,34 @@ static void dot_gradient_rest(const T* input, int count, int64_t stride, const T
   for (int i = 0; i < count; ++i) total[i] += all[i];
 }
 
+// total[i] += sum over pixels of input[pixel][i] * g[pixel] for `length` inputs.
+template <typename T>
+static void dot_gradient(const T* input, int length, int64_t stride, const T* g, int64_t g_stride, int64_t pixels,
+                         T* total) {
+  constexpr int V = kLanes<T>;
+  int i = 0;
+  for (; i + 12 * V <= length; i += 12 * V)
+    dot_gradient_block<T, 12>(input + i, stride, g, g_stride, pixels, total + i);
+  for (; i + 3 * V <= length; i += 3 * V) dot_gradient_block<T, 3>(input + i, stride, g, g_stride, pixels, total + i);
+  for (; i + V <= length; i += V) dot_gradient_block<T, 1>(input + i, stride, g, g_stride, pixels, total + i);
+  if (i < length) dot_gradient_rest(input + i, length - i, stride, g, g_stride, pixels, total + i);
+}
+
+// g[pixel][out_channels]
 template <typename T>
 static void output_gradient_dot(const dense::Net<T>& net, const T* const (*rows)[3], const T* g, int64_t pixels,
-                                T* total, T* bias_total) {
-  constexpr int V = kLanes<T>;
+                                T* total) {
   const int64_t outputs = net.out_channels;
   for (int64_t x = 0; x < pixels; x += kGradientPixels) {
     const int64_t count = pixels - x < kGradientPixels ? pixels - x : kGradientPixels;
     T* part = total;
-    for (int64_t o = 0; o < outputs; ++o) {
-      const T* gradient = g + x * outputs + o;
+    for (int64_t o = 0; o < outputs; ++o)
       for (int s = 0; s <= net.hidden; ++s) {
         const int channels = dense::source_channels(net, s), length = 3 * channels;
-        for (int kh = 0; kh < 3; ++kh, part += length) {
-          if (!rows[s][kh]) continue;
-          const T* input = rows[s][kh] + x * channels;
-          int i = 0;
-          for (; i + 12 * V <= length; i += 12 * V)
-            dot_gradient_block<T, 12>(input + i, channels, gradient, outputs, count, part + i);
-          for (; i + 3 * V <= length; i += 3 * V)
-            dot_gradient_block<T, 3>(input + i, channels, gradient, outputs, count, part + i);
-          for (; i + V <= length; i += V)
-            dot_gradient_block<T, 1>(input + i, channels, gradient, outputs, count, part + i);
-          if (i < length) dot_gradient_rest(input + i, length - i, channels, gradient, outputs, count, part + i);
-        }
+        for (int kh = 0; kh < 3; ++kh, part += length)
+          if (rows[s][kh])
+            dot_gradient(rows[s][kh] + x * channels, length, channels, g + x * outputs + o, outputs, count, part);
       }
-      T sum = 0;
-      for (int64_t p = 0; p < count; ++p) sum += gradient[p * outputs];
-      bias_total[o] += sum;
-    }
   }
 }
 

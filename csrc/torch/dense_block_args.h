@@ -20,7 +20,7 @@ inline DenseBlockRounding rounding_of(const char* op, const std::string& compute
 }
 
 inline void check_parameter(const char* op, const Tensor& x, const char* name, size_t i, const Tensor& t,
-                     const std::vector<int64_t>& expected) {
+                            const std::vector<int64_t>& expected) {
   const std::string label = std::string(name) + "[" + std::to_string(i) + "]";
   check_alike(op, "x", x, label.c_str(), t);
   bool right = t.dim() == int64_t(expected.size());
@@ -80,6 +80,25 @@ struct Outputs {
 inline Tensor empty_output(const Tensor& x, const DenseBlockShape& s) {
   const int64_t sizes[] = {s.batch, s.out_channels, s.height, s.width};
   return torch::stable::new_empty(x, {sizes, 4});
+}
+
+// A tensor of the coupled half of the state, which the caller keeps alive: [N, out_channels, H, W], of the dense
+// block's dtype or float64, all of them alike.
+inline Tensor checked_half(const char* op, const Tensor& x, const DenseBlockShape& s, const char* first_name,
+                           const Tensor& first, const char* name, const Tensor& t, Input& input) {
+  const int64_t expected[] = {s.batch, s.out_channels, s.height, s.width};
+  bool right = t.dim() == 4;
+  for (int d = 0; right && d < 4; ++d) right = t.size(d) == expected[d];
+  check(right, op, ": ", name, " has shape ", shape_of(t), ", expected [", s.batch, ", ", s.out_channels, ", ",
+        s.height, ", ", s.width, "]");
+  check_alike(op, first_name, first, name, t);
+  check(state_dtype(op, name, t) == DType::kFloat64 || t.scalar_type() == x.scalar_type(), op, ": ", name, " is ",
+        torch::headeronly::toString(t.scalar_type()), " but x is ", torch::headeronly::toString(x.scalar_type()),
+        "; the state is of the dtype of x or float64");
+  check(t.device() == x.device(), op, ": ", name, " and x are on different devices");
+  Tensor kept = with_contiguous_samples(t);
+  input = as_input(kept);
+  return kept;
 }
 
 }  // namespace ivan_fast

@@ -18,6 +18,14 @@ STABLE_TORCH_LIBRARY(ivan_fast, m) {
       "dense_block_backward(Tensor grad_y, Tensor x, Tensor[] weights, Tensor[] biases, float negative_slope, str "
       "compute)"
       " -> (Tensor y, Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_biases)");
+  m.def(
+      "dense_block_coupling_backward(Tensor y2, Tensor g, Tensor grad_y2, Tensor x, Tensor[] weights, Tensor[] biases, "
+      "float clamp, float negative_slope, str compute)"
+      " -> (Tensor x2, Tensor grad_x2, Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_biases)");
+  m.def(
+      "dense_block_coupling_inverse_backward(Tensor x2, Tensor grad_x2, Tensor x, Tensor[] weights, Tensor[] biases, "
+      "float clamp, float negative_slope, str compute)"
+      " -> (Tensor scaled, Tensor grad_y2, Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_biases)");
 }
 
 #ifdef IVAN_FAST_WITH_CUDA

@@ -48,13 +48,21 @@ def coupling_forward(
     grad_y1, grad_y2 = coupling.parts(grad_y)
     # The gradient of G's output is grad_y2 itself; H's needs h, g and x2 first.
     g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, grad_y2, recorder["G"], rounding)
-    h = _evaluate(coupling.H, y1, recorder["H"], rounding)
-    with full_precision(y):
-        x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
-            y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
-        )
+    if _streams(coupling):
+        arguments = _arguments(coupling.H, y1, rounding, coupling.clamp)
+        with full_precision(y):
+            x2, grad_x2, grad_y1_h, *grads = coupling.functions.dense_block_coupling_backward(
+                y2, g, grad_y2, *arguments
+            )
+        grads_h = _of_parameters(coupling.H, *grads)
+    else:
+        h = _evaluate(coupling.H, y1, recorder["H"], rounding)
+        with full_precision(y):
+            x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
+                y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
+            )
+        grad_y1_h, grads_h = h.backward(grad_h)
     x2 = without_noise(x2, tiny)
-    grad_y1_h, grads_h = h.backward(grad_h)
     grad_x1 = _sum(grad_y1, grad_y1_g, grad_y1_h)
     f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, grad_x1, recorder["F"], rounding)
     x = torch.cat([without_noise(y1 - f, tiny), x2], 1)
@@ -74,16 +82,25 @@ def coupling_inverse(
     grad_x1, grad_x2 = coupling.parts(grad_x)
     f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, -grad_x1, recorder["F"], rounding)
     y1 = without_noise(x1 + f, tiny)
-    h = _evaluate(coupling.H, y1, recorder["H"], rounding)
-    h_out = h.output.to(x.dtype)
-    with full_precision(x):
-        grad_y2, grad_h = coupling.functions.affine_coupling_inverse_backward(
-            _sum(grad_x2, grad_x2_f), x2, h_out, coupling.clamp
-        )
-    grad_y1_h, grads_h = h.backward(grad_h)
+    grad_x2 = _sum(grad_x2, grad_x2_f)
+    if _streams(coupling):
+        arguments = _arguments(coupling.H, y1, rounding, coupling.clamp)
+        with full_precision(x):
+            y2, grad_y2, grad_y1_h, *grads = coupling.functions.dense_block_coupling_inverse_backward(
+                x2, grad_x2, *arguments
+            )
+        grads_h = _of_parameters(coupling.H, *grads)
+    else:
+        h = _evaluate(coupling.H, y1, recorder["H"], rounding)
+        h_out = h.output.to(x.dtype)
+        with full_precision(x):
+            y2 = coupling.functions.affine_coupling_forward(x2, h_out, torch.zeros_like(x2), coupling.clamp)
+            grad_y2, grad_h = coupling.functions.affine_coupling_inverse_backward(
+                grad_x2, x2, h_out, coupling.clamp
+            )
+        grad_y1_h, grads_h = h.backward(grad_h)
     g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, -grad_y2, recorder["G"], rounding)
-    with full_precision(x):
-        y2 = coupling.functions.affine_coupling_forward(x2, h_out, g, coupling.clamp)
+    y2 = y2 + g
     grad_y1 = _sum(grad_x1, grad_y1_g, grad_y1_h)
     y = torch.cat([y1, without_noise(y2, tiny)], 1)
     return y, torch.cat([grad_y1, grad_y2], 1), grads_f + grads_h + grads_g
@@ -124,29 +141,47 @@ def _differentiate(
     subnet: nn.Module, x: Tensor, grad_output: Tensor, conditions: Conditions, rounding: Tensor | None
 ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
     """``(output in the dtype of x, grad_x, parameter gradients)`` in one evaluation."""
-    if type(subnet) is not DenseBlock or has_hooks(subnet):
+    if not _is_known(subnet):
         evaluation = Evaluation(subnet, "forward", as_parameters(subnet, x, rounding), conditions)
         return (evaluation.output.to(x.dtype), *evaluation.backward(grad_output))
-    weights, biases = list(subnet.weights), list(subnet.biases)
-    compute = subnet.compute_for(x)
-    own = weights[0].dtype
+    arguments = _arguments(subnet, x, rounding)
     with full_precision(x):
-        out, grad_x, grad_weights, grad_biases = subnet.functions.dense_block_backward(
-            grad_output.to(own),
-            as_parameters(subnet, x, rounding).to(own),
-            weights,
-            biases,
-            subnet.negative_slope,
-            compute,
+        out, grad_x, *grads = subnet.functions.dense_block_backward(
+            grad_output.to(subnet.weights[0].dtype), *arguments
         )
-    pairs = zip(weights + biases, [*grad_weights, *grad_biases], strict=True)
-    return out.to(x.dtype), grad_x, [(p, g) for p, g in pairs if p.requires_grad]
+    return out.to(x.dtype), grad_x, _of_parameters(subnet, *grads)
+
+
+def _is_known(subnet: nn.Module) -> bool:
+    """Whether it computes what its op computes."""
+    return type(subnet) is DenseBlock and not has_hooks(subnet)
+
+
+def _streams(coupling: AffineCoupling) -> bool:
+    """Whether H is a dense block whose op can hold the coupling: of the same backend."""
+    return _is_known(coupling.H) and coupling.H.backend == coupling.backend
+
+
+def _arguments(
+    subnet: DenseBlock, x: Tensor, rounding: Tensor | None, *more: float
+) -> tuple[Tensor | list[Tensor] | float | str, ...]:
+    """What the dense block ops take from x on; `more` stands before the slope. Autocast, if any, decides."""
+    own = as_parameters(subnet, x, rounding).to(subnet.weights[0].dtype)
+    compute = subnet.compute_for(x)
+    return own, list(subnet.weights), list(subnet.biases), *more, subnet.negative_slope, compute
+
+
+def _of_parameters(
+    subnet: DenseBlock, grad_weights: list[Tensor], grad_biases: list[Tensor]
+) -> ParameterGradients:
+    pairs = zip([*subnet.weights, *subnet.biases], [*grad_weights, *grad_biases], strict=True)
+    return [(p, g) for p, g in pairs if p.requires_grad]
 
 
 def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions, rounding: Tensor | None) -> Evaluation:
     """One evaluation, to be differentiated once the gradient of its output is known."""
     x = as_parameters(subnet, x, rounding)
-    if type(subnet) is not DenseBlock or has_hooks(subnet):
+    if not _is_known(subnet):
         return Evaluation(subnet, "forward", x, conditions)
     depth, compute = subnet.depth, subnet.compute_for(x)
 

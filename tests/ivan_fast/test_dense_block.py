@@ -107,8 +107,11 @@ def test_any_slope(slope: float) -> None:
 def test_float32_error_at_most_twice_that_of_pytorch(
     shape: tuple[int, ...], background: bool, compute: str
 ) -> None:
-    """Rms over five seeds, plus 4 eps of the largest value; black backgrounds under zero biases."""
-    ours2, theirs2, largest = [], [], []
+    """Rms over five seeds, plus 4 eps of the largest value; black backgrounds under zero biases.
+
+    ``"fast"`` may be off by 1e-5 of the truth's rms.
+    """
+    ours2, theirs2, truth2, largest = [], [], [], []
     for seed in range(5):
         case = make(*shape, seed=seed)
         if background:
@@ -124,15 +127,17 @@ def test_float32_error_at_most_twice_that_of_pytorch(
         theirs2.append(
             [(a - t).square().mean() for a, t in zip(everything(reference, single), truth, strict=True)]
         )
+        truth2.append([t.square().mean() for t in truth])
         largest.append([t.abs().max() for t in truth])
     eps = torch.finfo(torch.float32).eps
-    for ours, theirs, top in zip(
+    for ours, theirs, size, top in zip(
         torch.tensor(ours2).mean(0).sqrt(),
         torch.tensor(theirs2).mean(0).sqrt(),
+        torch.tensor(truth2).mean(0).sqrt(),
         torch.tensor(largest).amax(0),
         strict=True,
     ):
-        assert ours <= 2 * theirs + 4 * eps * top
+        assert ours <= 2 * theirs + 4 * eps * top + (1e-5 * size if compute == "fast" else 0)
 
 
 def test_derivative_at_zero_is_the_slope() -> None:

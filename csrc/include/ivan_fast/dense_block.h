@@ -28,7 +28,7 @@ struct DenseBlockParams {
   DenseBlockShape shape;
   DType dtype;
   DenseBlockRounding rounding;
-  bool winograd;               // allowed: hidden levels in float32, without rounding, by Winograd F(4, 3)
+  bool winograd;               // allowed: convolutions in float32, without rounding, by Winograd F(4x4, 3x3)
   double negative_slope;       // at least 0
   Input x;                     // [N, in_channels, H, W]
   const void* const* weights;  // depth x [growth or out_channels, in_channels + k * growth, 3, 3], contiguous
@@ -36,9 +36,26 @@ struct DenseBlockParams {
   void* y;                     // [N, out_channels, H, W], contiguous
 };
 
+// An affine coupling whose subnet H is this dense block, walked back from its output (formulas: scalar.h).
+//   kForward, of y2 = x2 e^s + g:      out = x2 = (y2 - g) e^-s,  grad_state = grad e^s,   grad_h = grad e^s x2 ds/dh
+//   kInverse, of x2 = (y2 - g) e^-s:   out = x2 e^s,              grad_state = grad e^-s,  grad_h = -grad x2 ds/dh
+enum class CouplingWalk : int { kNone, kForward, kInverse };
+
+struct DenseBlockCoupling {
+  CouplingWalk walk = CouplingWalk::kNone;
+  DType dtype = DType::kFloat32;  // of everything here: the dense block's or float64
+  double clamp = 0;
+  Input state;                 // y2, or x2 [N, out_channels, H, W]
+  Input g;                     // [N, out_channels, H, W]; kForward
+  Input grad;                  // of the state [N, out_channels, H, W]
+  void* out = nullptr;         // [N, out_channels, H, W], contiguous
+  void* grad_state = nullptr;  // [N, out_channels, H, W], contiguous
+};
+
 struct DenseBlockBackwardParams {
-  DenseBlockParams forward;   // y is written too: the same bits as dense_block_forward
-  Input grad_y;               // [N, out_channels, H, W]
+  DenseBlockParams forward;  // y is written too: the same bits as dense_block_forward; null with a coupling
+  Input grad_y;              // [N, out_channels, H, W]; with a coupling, made by it
+  DenseBlockCoupling coupling;
   void* grad_x;               // [N, in_channels, H, W], contiguous
   void* const* grad_weights;  // shapes of weights, contiguous, overwritten
   void* const* grad_biases;   // shapes of biases, overwritten
