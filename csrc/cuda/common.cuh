@@ -1,4 +1,4 @@
-// Shared by the CUDA kernels: launches with error checks, launch sizes, dynamic shared memory.
+// Shared by the CUDA kernels: launches with error checks, launch sizes, dynamic shared memory, packs.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -51,5 +51,14 @@ inline unsigned blocks_for(std::int64_t items, std::int64_t limit = 1 << 16) {
   const std::int64_t blocks = (items + kThreads - 1) / kThreads;
   return static_cast<unsigned>(blocks < limit ? blocks : limit);
 }
+
+// kWidth neighbouring elements that move in one access.
+template <typename T, int kWidth>
+struct alignas(sizeof(T) * kWidth) Pack {
+  T v[kWidth];
+};
+
+template <typename T>
+constexpr int kPackWidth = 16 / sizeof(T);
 
 }  // namespace ivan_fast::cuda

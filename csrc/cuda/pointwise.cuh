@@ -1,18 +1,9 @@
-// The loop of the pointwise kernels, and 16-byte accesses.
+// The loop of the pointwise kernels, and their accesses.
 #pragma once
 #include "common.cuh"
 #include "pointwise_geometry.h"
 
 namespace ivan_fast::cuda {
-
-// kWidth neighbouring elements that move in one access.
-template <typename T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T v[kWidth];
-};
-
-template <typename T>
-constexpr int kPackWidth = 16 / sizeof(T);
 
 template <int kWidth, typename T>
 __device__ __forceinline__ Pack<T, kWidth> load(const T* from) {
