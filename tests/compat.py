@@ -2,9 +2,10 @@
 
     python tests/compat.py [--torch "2.10.0 2.14.1"]
 
-Builds one wheel against the torch of this environment, then for every version makes a fresh environment, installs
-that torch and the very same wheel, and runs the op tests there. Without --torch: the oldest supported torch and
-the newest that pip offers. An environment takes several GB where torch comes with CUDA; it is removed afterwards.
+Builds one wheel against the torch of this environment, then for every version makes a fresh environment,
+installs that torch and the very same wheel, and runs the op tests there. Without --torch: the oldest supported
+torch and the newest that pip offers. An environment takes several GB where torch comes with CUDA; it is
+removed afterwards.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import sys, torch, ivan_fast
 info = ivan_fast.build_info()
 assert sys.argv[1] in ivan_fast.__file__, ivan_fast.__file__
 kernels = "CPU and CUDA kernels" if info["with_cuda"] else "CPU kernels"
-print(f"torch {torch.__version__}, ivan_fast {ivan_fast.__version__} built for torch {info['torch_target']}, {kernels}")
+print(f"torch {torch.__version__}: build for torch {info['torch_target']}, {kernels}")
 """
 
 

@@ -50,7 +50,7 @@ class Case:
 
 @contextmanager
 def precision(name: str, device: torch.device) -> Iterator[None]:
-    """PyTorch's arithmetic: float32 exactly, TF32 in matrix products and convolutions, or bfloat16 autocast."""
+    """PyTorch's arithmetic: float32 exactly, TF32 in products and convolutions, or bfloat16 autocast."""
     before = (
         torch.backends.cuda.matmul.allow_tf32,
         torch.backends.cudnn.allow_tf32,

@@ -102,10 +102,10 @@ def lines(record: Row, faults: list[str]) -> list[str]:
         if environment.get(k) is not None
     ]
     text = ["", f"{environment.get('device')}: {', '.join(parts)}", ""]
-    text += times_table(record) + [""] + rates_lines(record) + [""]
+    text += [*times_table(record), "", *rates_lines(record), ""]
     text.append(
-        "ms: median, L2 cache overwritten before each call; (x): times slower than ours; of peak: useful work "
-        "over the matrix product's rate at that precision; B/px: memory that the job added"
+        "ms: median, L2 cache overwritten before each call; (x): times slower than ours; of peak: useful "
+        "work over the matrix product's rate at that precision; B/px: memory that the job added"
     )
     for row in record.get("accuracy", []):
         text.append(

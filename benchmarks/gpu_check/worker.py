@@ -1,5 +1,5 @@
-"""The process that touches the device: one JSON request a line in, one answer a line out. When it dies (a fault
-on the device ends a process for good) the run goes on with a new one."""
+"""The process that touches the device: one JSON request a line in, one answer a line out. When it dies (a
+fault on the device ends a process for good) the run goes on with a new one."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ struct Mix {
   __device__ __forceinline__ void write(std::int64_t sample, std::int64_t p,
                                         const Pack<T, kWidth> (&in)[kChannels]) const {
     T* to = o.y + sample * kChannels * o.pixels + p;
-#pragma unroll
+    constexpr int kRows = kHoldsWeight ? kChannels : 1;  // a weight that is not held must not be hoisted either
+#pragma unroll kRows
     for (int i = 0; i < kChannels; ++i) {
       Pack<T, kWidth> sum;
 #pragma unroll
@@ -135,7 +136,7 @@ struct MixBackward {
 
 // o.x is grad_y, o.y is grad_x; partial: [blocks, C, C].
 template <typename T, int kChannels, int kWidth>
-__global__ void __launch_bounds__(kPointwiseThreads)
+__global__ void __launch_bounds__(kPointwiseThreads, 2)
     mix_backward_kernel(const MixOperands<T> o, const T* x, std::int64_t x_stride, double* partial) {
   constexpr int kPairs = kChannels * kChannels;
   MixBackward<T, kChannels> work{Mix<T, kChannels>(o), x, x_stride, {}};

@@ -37,9 +37,7 @@ def make(
     for i in range(depth):
         outputs = growth if i + 1 < depth else out
         inputs = in_ + i * growth
-        weights.append(
-            torch.randn(outputs, inputs, 3, 3, generator=g) * (2 / (9 * (inputs + outputs))) ** 0.5
-        )
+        weights.append(torch.randn(outputs, inputs, 3, 3, generator=g) * (2 / (9 * (inputs + outputs))) ** 0.5)
         biases.append(torch.randn(outputs, generator=g) * 0.1)
     x = torch.randn(batch, in_, height, width, generator=g)
     return Case(x, weights, biases, torch.randn(batch, out, height, width, generator=g))
@@ -59,10 +57,7 @@ def run(
     shape = case.x.shape
     growth = case.weights[0].shape[0] if len(case.weights) > 1 else 1
     numbers = [shape[0], shape[1], case.weights[-1].shape[0], growth, len(case.weights), *shape[2:]]
-    sizes, options = (
-        torch.tensor(numbers),
-        torch.tensor([OPERANDS[compute], int(fused), limit, int(backward)]),
-    )
+    sizes, options = torch.tensor(numbers), torch.tensor([OPERANDS[compute], int(fused), limit, int(backward)])
     used = torch.zeros(1, dtype=torch.int64)
     y = torch.full_like(case.grad_y, torch.nan, memory_format=torch.contiguous_format)
     grads = [
@@ -134,5 +129,6 @@ def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """The largest relative error, in the norm, of any result."""
     assert len(ours) <= len(theirs)
     return max(
-        float((a.double() - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(ours, theirs, strict=False)
+        float((a.double() - b).norm() / b.norm().clamp_min(1e-30))
+        for a, b in zip(ours, theirs, strict=False)
     )

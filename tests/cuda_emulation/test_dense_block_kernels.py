@@ -101,10 +101,7 @@ def test_workspace_is_bounded(emulator, compute):
 
 @pytest.mark.parametrize(
     ("shape", "slope", "message"),
-    [
-        ((1, 1, 1, 4, 17, 2, 2), 0.2, "depth is 17, expected 1 to 16"),
-        ((1, 1, 1, 4, 2, 2, 2), -0.1, "negative_slope"),
-    ],
+    [((1, 1, 1, 4, 17, 2, 2), 0.2, "depth is 17, expected 1 to 16"), ((1, 1, 1, 4, 2, 2, 2), -0.1, "negative_slope")],
 )
 def test_refusals(emulator, shape, slope, message):
     with pytest.raises(RuntimeError, match=message):
