@@ -51,6 +51,14 @@ std::size_t operand_size(DType dtype, DenseBlockOperand operand) {
   return operand == DenseBlockOperand::kTf32 ? 4 : 2;
 }
 
+// The geometry of the fused kernel; not possible where it is not wanted either.
+FusedGeometry fused(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options) {
+  if (!options.fused || !on_tensor_cores(dtype, options.operand)) return {};
+  const DenseBlockDevice device = current_device();
+  if (device.capability < 80) return {};
+  return fused_geometry(shape, int(operand_size(dtype, options.operand)), device);
+}
+
 void check_params(const DenseBlockParams& p) {
   const DenseBlockShape& s = p.shape;
   const auto refuse = [](const std::string& what) { throw std::runtime_error("dense_block: " + what); };
@@ -80,22 +88,25 @@ void zero_gradients(const DenseBlockBackwardParams& p, cudaStream_t stream) {
 
 template <typename T>
 void plain_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, cudaStream_t stream) {
-  DenseCall<PlainKernels<T>>(p, plain_options(options), false, workspace, stream).forward();
+  DenseCall<PlainKernels<T>>(p, plain_options(options), DenseBlockPass::kForward, workspace, stream).forward();
 }
 
 template <typename T>
 void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
                     cudaStream_t stream) {
-  DenseCall<PlainKernels<T>>(p.forward, plain_options(options), true, workspace, stream).backward(p);
+  DenseCall<PlainKernels<T>>(p.forward, plain_options(options), backward_pass(p), workspace, stream).backward(p);
 }
 
 }  // namespace
 
 std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
-                                        bool backward) {
+                                        DenseBlockPass pass) {
   if (is_empty(shape)) return 0;
   const std::size_t state_size = dtype == DType::kFloat64 ? 8 : 4;
-  return make_plan(shape, operand_size(dtype, options.operand), state_size, backward, options.workspace_limit).bytes;
+  const DenseBlockPlan plan =
+      make_plan(shape, operand_size(dtype, options.operand), state_size, pass, options.workspace_limit);
+  const bool only_weights = pass == DenseBlockPass::kForward && fused(shape, dtype, options).possible;
+  return only_weights ? plan.source : plan.bytes;
 }
 
 void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* on) {
@@ -104,6 +115,8 @@ void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& opt
   if (is_empty(p.shape)) return;
   if (p.dtype == DType::kFloat64) {
     plain_forward<double>(p, options, workspace, stream);
+  } else if (const FusedGeometry geometry = fused(p.shape, p.dtype, options); geometry.possible) {
+    fused_forward(p, options, geometry, workspace, stream);
   } else if (on_tensor_cores(p.dtype, options.operand)) {
     tensor_core_forward(p, options, workspace, stream);
   } else {

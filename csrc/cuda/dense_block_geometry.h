@@ -151,12 +151,14 @@ struct DenseBlockPlan {
   std::size_t weights, bias, gradient_weights;           // packed
   std::size_t source, hidden, grad_source, grad_hidden;  // slices
   std::size_t partial, sums;                             // of the weight gradient
+  std::size_t h, grad_h;                                 // images, with a coupling
   std::size_t bytes;
 };
 
 // operand_size: of what slices and packed weights are stored in; state_size: of sums.
 inline DenseBlockPlan make_plan(const DenseBlockShape& s, std::size_t operand_size, std::size_t state_size,
-                                bool backward, std::size_t limit) {
+                                DenseBlockPass pass, std::size_t limit) {
+  const bool backward = pass != DenseBlockPass::kForward;
   DenseBlockPlan plan{};
   plan.net = forward_net(s);
   plan.gradient = gradient_net(s);
@@ -177,6 +179,11 @@ inline DenseBlockPlan make_plan(const DenseBlockShape& s, std::size_t operand_si
   plan.bias = take(std::size_t(bias) * state_size);
   if (backward) plan.gradient_weights = take(std::size_t(gradient_weights) * operand_size);
   if (backward) plan.sums = take(std::size_t(parameters) * sizeof(double));
+  if (pass == DenseBlockPass::kCoupledBackward) {
+    const std::size_t image = std::size_t(s.batch * s.out_channels * s.height * s.width) * state_size;
+    plan.h = take(image);
+    plan.grad_h = take(image);
+  }
 
   const int hidden = plan.net.hidden, margin = halo(hidden, backward);
   const std::int64_t hidden_slices = std::int64_t(hidden) * plan.net.level_slices();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common.cuh"
+#include "dense_block_fused_geometry.h"
 #include "ivan_fast/dense_block_cuda.h"
 
 namespace ivan_fast::cuda {
@@ -11,6 +12,13 @@ void tensor_core_forward(const DenseBlockParams& params, const DenseBlockOptions
                          cudaStream_t stream);
 void tensor_core_backward(const DenseBlockBackwardParams& params, const DenseBlockOptions& options, void* workspace,
                           cudaStream_t stream);
+// The forward in one kernel, where the geometry is possible: the same bits.
+void fused_forward(const DenseBlockParams& params, const DenseBlockOptions& options, const FusedGeometry& geometry,
+                   void* workspace, cudaStream_t stream);
+
+inline DenseBlockPass backward_pass(const DenseBlockBackwardParams& p) {
+  return p.coupling.walk == CouplingWalk::kNone ? DenseBlockPass::kBackward : DenseBlockPass::kCoupledBackward;
+}
 
 inline DenseBlockDevice current_device() {
   int device = 0, major = 0, minor = 0;

@@ -10,12 +10,6 @@ constexpr int kPatchRows = kLayerRows + 2, kPatchCols = kLayerCols + 2;
 constexpr int kPatchPixel = kSlice + 4;  // elements: neighbours start in different banks
 constexpr int kLayerPixels = 4;          // of a thread: columns 4 apart of one row
 
-// LeakyReLU, or its derivative times v where a mask decides.
-template <typename T>
-__device__ inline T leaky(T v, T sign, T slope) {
-  return sign > T(0) ? v : v * slope;
-}
-
 // A slice of the pixels around a block, zeros where the buffers hold none.
 template <typename S>
 __device__ inline void load_patch(S* patch, const Slices<S>& from, int image, int slice, int row, int col) {

@@ -56,14 +56,15 @@ void with_kernels(DenseBlockOperand operand, F&& use) {
 
 void tensor_core_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace,
                          cudaStream_t stream) {
-  with_kernels(options.operand,
-               [&](auto kernels) { DenseCall<decltype(kernels)>(p, options, false, workspace, stream).forward(); });
+  with_kernels(options.operand, [&](auto kernels) {
+    DenseCall<decltype(kernels)>(p, options, DenseBlockPass::kForward, workspace, stream).forward();
+  });
 }
 
 void tensor_core_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
                           cudaStream_t stream) {
   with_kernels(options.operand, [&](auto kernels) {
-    DenseCall<decltype(kernels)>(p.forward, options, true, workspace, stream).backward(p);
+    DenseCall<decltype(kernels)>(p.forward, options, backward_pass(p), workspace, stream).backward(p);
   });
 }
 

@@ -11,19 +11,17 @@ namespace ivan_fast::cuda {
 
 constexpr int kWarpRows = 4, kWarpCols = 16;  // pixels of a warp
 
-// Weights of three groups (or one) for a step, and the products of the rows they meet.
-//   row0       shared memory of the pixel up and left of the warp's first one, of this step's channels
-//   row_bytes  of a row of pixels; pixel_bytes of a pixel
-//   weights    packed matrices of the kernel rows, one after the other: registers of this step
-template <typename S, int kTiles, int kKernelRows>
-__device__ __forceinline__ void multiply_rows(float (&acc)[kWarpRows][kTiles][4], const unsigned char* row0,
-                                              int row_bytes, int pixel_bytes, const std::uint32_t* weights) {
-  constexpr int kMatrixWords = kTiles * 8 * kSlice * int(sizeof(S)) / 4;
+// Loads the weights of a column of taps (or of the centre) for a step, and adds the products of the rows they meet.
+//   load(a, r)    the fragment of pixels of row r; row 0 is the one above the warp's first, but at the centre that one
+//   weights       registers of this step of the first matrix; `matrix_words` further those of the next kernel row
+template <typename S, int kTiles, int kKernelRows, int kRows, typename Load>
+__device__ __forceinline__ void multiply_rows(float (&acc)[kRows][kTiles][4], const Load& load,
+                                              const std::uint32_t* weights, int matrix_words) {
   const int lane = threadIdx.x % 32;
   std::uint32_t b[kKernelRows][kTiles][2];
 #pragma unroll
   for (int kh = 0; kh < kKernelRows; ++kh) {
-    const std::uint32_t* from = weights + kh * kMatrixWords;
+    const std::uint32_t* from = weights + kh * matrix_words;
     if constexpr (kTiles == 1) {
       const uint2 v = *reinterpret_cast<const uint2*>(from + lane * 2);
       b[kh][0][0] = v.x;
@@ -39,14 +37,13 @@ __device__ __forceinline__ void multiply_rows(float (&acc)[kWarpRows][kTiles][4]
       }
     }
   }
-  const unsigned char* own = row0 + lane % 16 * pixel_bytes + lane / 16 * 16;
 #pragma unroll
-  for (int r = 0; r < kWarpRows + kKernelRows - 1; ++r) {
+  for (int r = 0; r < kRows + kKernelRows - 1; ++r) {
     std::uint32_t a[4];
-    ldmatrix<4>(a, own + r * row_bytes);
+    load(a, r);
 #pragma unroll
     for (int kh = 0; kh < kKernelRows; ++kh) {
-      if (r - kh < 0 || r - kh >= kWarpRows) continue;
+      if (r - kh < 0 || r - kh >= kRows) continue;
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) multiply<S>(acc[r - kh][n], a, b[kh][n]);
     }
@@ -60,18 +57,26 @@ __device__ __forceinline__ void multiply_patch(float (&acc)[kWarpRows][kTiles][4
                                                bool centre) {
   constexpr int kSteps = kSlice * int(sizeof(S)) / 32;
   constexpr int kStepWords = kTiles * 8 * 8, kMatrixWords = kSteps * kStepWords;
+  const int lane = threadIdx.x % 32;
+  const unsigned char* own = pixel + lane % 16 * pixel_bytes + lane / 16 * 16;
   if (centre) {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
-      multiply_rows<S, kTiles, 1>(acc, pixel + step * 32, row_bytes, pixel_bytes, weights + step * kStepWords);
+      multiply_rows<S, kTiles, 1, kWarpRows>(
+          acc, [&](std::uint32_t(&a)[4], int r) { ldmatrix<4>(a, own + r * row_bytes + step * 32); },
+          weights + step * kStepWords, 0);
     return;
   }
 #pragma unroll 1
   for (int kw = 0; kw < 3; ++kw)
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
-      multiply_rows<S, kTiles, 3>(acc, pixel - row_bytes + (kw - 1) * pixel_bytes + step * 32, row_bytes, pixel_bytes,
-                                  weights + kw * 3 * kMatrixWords + step * kStepWords);
+      multiply_rows<S, kTiles, 3, kWarpRows>(
+          acc,
+          [&](std::uint32_t(&a)[4], int r) {
+            ldmatrix<4>(a, own + (r - 1) * row_bytes + (kw - 1) * pixel_bytes + step * 32);
+          },
+          weights + kw * 3 * kMatrixWords + step * kStepWords, kMatrixWords);
 }
 
 // Neighbouring operands of 16 bytes from their sums: bias, LeakyReLU or the mask's derivative, rounding.
@@ -84,8 +89,7 @@ __device__ __forceinline__ Pack<S, kPackWidth<S>> finish(const float* sums, cons
 #pragma unroll
   for (int i = 0; i < kPackWidth<S>; ++i) {
     const float v = bias == nullptr ? sums[i] : sums[i] + bias[i];
-    const float decides = mask == nullptr ? v : static_cast<float>(from_operand(sign.v[i]));
-    result.v[i] = to_operand<S>(decides > 0.0f ? v : v * slope, operand);
+    result.v[i] = to_operand<S>(leaky(v, mask == nullptr ? v : from_operand(sign.v[i]), slope), operand);
   }
   return result;
 }

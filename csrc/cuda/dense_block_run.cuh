@@ -5,6 +5,7 @@
 //   gradients(task, splits, stream)               first stage of the parameters' gradients
 #pragma once
 
+#include "dense_block_coupling.cuh"
 #include "dense_block_pack.cuh"
 #include "dense_block_wgrad.cuh"
 
@@ -22,11 +23,11 @@ struct DenseCall {
   cudaStream_t stream;
   PackTask<T> packed, packed_gradient;
 
-  DenseCall(const DenseBlockParams& p, const DenseBlockOptions& options, bool backward, void* workspace_,
+  DenseCall(const DenseBlockParams& p, const DenseBlockOptions& options, DenseBlockPass pass, void* workspace_,
             cudaStream_t stream_)
       : params(p),
         operand(options.operand),
-        plan(make_plan(p.shape, sizeof(S), sizeof(T), backward, options.workspace_limit)),
+        plan(make_plan(p.shape, sizeof(S), sizeof(T), pass, options.workspace_limit)),
         workspace(static_cast<unsigned char*>(workspace_)),
         stream(stream_),
         packed(pack_task<T>(plan.net, p, operand)),
@@ -84,61 +85,83 @@ struct DenseCall {
     Kernels::level(task, tile.images, net.net.tile_outputs(m), stream);
   }
 
-  // All levels of the dense block: the hidden slices, and y.
-  void forward_levels(const Slices<S>& source, const Slices<S>& hidden, const Tile& tile, bool backward) const {
-    const int L = plan.net.hidden;
-    for (int k = 1; k <= L; ++k)
-      level(packed, k, at<S>(plan.weights), at<T>(plan.bias), source, hidden, tile, hidden_margin(L, backward, k),
-            nullptr, nullptr);
-    level(packed, L + 1, at<S>(plan.weights), at<T>(plan.bias), source, hidden, tile, 0, nullptr,
-          static_cast<T*>(params.y));
-  }
-
   Slices<S> hidden_slices(std::size_t offset, const Region& region) const {
     return {at<S>(offset), plan.net.hidden * plan.net.level_slices(), region};
   }
 
-  void forward() const {
-    const DenseBlockShape& s = params.shape;
-    pack(packed, at<S>(plan.weights), at<T>(plan.bias));
+  // The unfolded x and the hidden slices around a tile.
+  struct State {
+    Slices<S> source, hidden;
+  };
+
+  // As far as the backward needs them, or only y.
+  State hidden_levels(const Tile& tile, bool backward) const {
+    const int L = plan.net.hidden;
+    const Region region = region_of(tile, halo(L, backward), int(params.shape.height), int(params.shape.width));
+    const State state{unfold(params.x, plan.net.in_channels, at<S>(plan.source), tile, region),
+                      hidden_slices(plan.hidden, region)};
+    for (int k = 1; k <= L; ++k)
+      level(packed, k, at<S>(plan.weights), at<T>(plan.bias), state.source, state.hidden, tile,
+            hidden_margin(L, backward, k), nullptr, nullptr);
+    return state;
+  }
+
+  void output_level(const State& state, const Tile& tile, void* y) const {
+    level(packed, plan.net.hidden + 1, at<S>(plan.weights), at<T>(plan.bias), state.source, state.hidden, tile, 0,
+          nullptr, static_cast<T*>(y));
+  }
+
+  void all_outputs(void* y) const {
     for (std::int64_t i = 0; i < plan.tiling.count(); ++i) {
       const Tile tile = plan.tiling.tile(i);
-      const Region region = region_of(tile, halo(plan.net.hidden, false), int(s.height), int(s.width));
-      const Slices<S> source = unfold(params.x, plan.net.in_channels, at<S>(plan.source), tile, region);
-      forward_levels(source, hidden_slices(plan.hidden, region), tile, false);
+      output_level(hidden_levels(tile, false), tile, y);
     }
   }
 
+  void forward() const {
+    pack(packed, at<S>(plan.weights), at<T>(plan.bias));
+    all_outputs(params.y);
+  }
+
   void backward(const DenseBlockBackwardParams& p) const {
-    const DenseBlockShape& s = params.shape;
-    const int L = plan.net.hidden;
     pack(packed, at<S>(plan.weights), at<T>(plan.bias));
     pack(packed_gradient, at<S>(plan.gradient_weights), nullptr);
-    for (std::int64_t i = 0; i < plan.tiling.count(); ++i) {
-      const Tile tile = plan.tiling.tile(i);
-      const Region region = region_of(tile, halo(L, true), int(s.height), int(s.width));
-      const Region grad_region = region_of(tile, L, int(s.height), int(s.width));
-      const Slices<S> source = unfold(params.x, plan.net.in_channels, at<S>(plan.source), tile, region);
-      const Slices<S> hidden = hidden_slices(plan.hidden, region);
-      forward_levels(source, hidden, tile, true);
-      const Slices<S> grad_source =
-          unfold(p.grad_y, plan.gradient.in_channels, at<S>(plan.grad_source), tile, grad_region);
-      const Slices<S> grad_hidden = hidden_slices(plan.grad_hidden, grad_region);
-      for (int m = 1; m <= L + 1; ++m)
-        level(packed_gradient, m, at<S>(plan.gradient_weights), nullptr, grad_source, grad_hidden, tile,
-              gradient_margin(L, m), m <= L ? &hidden : nullptr, m <= L ? nullptr : static_cast<T*>(p.grad_x));
-      const GradientTask<T, S> task{source,
-                                    hidden,
-                                    grad_source,
-                                    grad_hidden,
-                                    GradientUnits(s),
-                                    plan.net.level_slices(),
-                                    tile.images,
-                                    region_of(tile, 0, int(s.height), int(s.width)),
-                                    at<T>(plan.partial)};
-      Kernels::gradients(task, plan.splits, stream);
-      reduce(p, i == 0, i + 1 == plan.tiling.count());
+    const DenseBlockShape& s = params.shape;
+    const std::int64_t tiles = plan.tiling.count();
+    const bool coupled = p.coupling.walk != CouplingWalk::kNone;
+    const Input grad_y = coupled ? Input{at<T>(plan.grad_h), s.out_channels * s.height * s.width} : p.grad_y;
+    const auto walk = [&] { walk_coupling<T>(p.coupling, s, at<T>(plan.h), at<T>(plan.grad_h), stream); };
+    // A gradient reaches beyond its tile: with a coupling, h must be known everywhere before it.
+    if (coupled && tiles > 1) {
+      all_outputs(at<T>(plan.h));
+      walk();
     }
+    for (std::int64_t i = 0; i < tiles; ++i) {
+      const Tile tile = plan.tiling.tile(i);
+      const State state = hidden_levels(tile, true);
+      if (!coupled || tiles == 1) output_level(state, tile, coupled ? at<T>(plan.h) : params.y);
+      if (coupled && tiles == 1) walk();
+      gradients(p, tile, state, grad_y);
+      reduce(p, i == 0, i + 1 == tiles);
+    }
+  }
+
+  // grad_x of a tile, and the partial sums of its parameters' gradients.
+  void gradients(const DenseBlockBackwardParams& p, const Tile& tile, const State& state, const Input& grad_y) const {
+    const DenseBlockShape& s = params.shape;
+    const int L = plan.net.hidden;
+    const Region region = region_of(tile, L, int(s.height), int(s.width));
+    const Slices<S> grad_source = unfold(grad_y, plan.gradient.in_channels, at<S>(plan.grad_source), tile, region);
+    const Slices<S> grad_hidden = hidden_slices(plan.grad_hidden, region);
+    for (int m = 1; m <= L + 1; ++m)
+      level(packed_gradient, m, at<S>(plan.gradient_weights), nullptr, grad_source, grad_hidden, tile,
+            gradient_margin(L, m), m <= L ? &state.hidden : nullptr, m <= L ? nullptr : static_cast<T*>(p.grad_x));
+    const GradientTask<T, S> task{state.source,       state.hidden,
+                                  grad_source,        grad_hidden,
+                                  GradientUnits(s),   plan.net.level_slices(),
+                                  tile.images,        region_of(tile, 0, int(s.height), int(s.width)),
+                                  at<T>(plan.partial)};
+    Kernels::gradients(task, plan.splits, stream);
   }
 
   void reduce(const DenseBlockBackwardParams& p, bool first, bool last) const {

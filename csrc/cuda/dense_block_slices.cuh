@@ -6,9 +6,9 @@
 
 #include <type_traits>
 
-#include "pointwise.cuh"
 #include "dense_block_geometry.h"
 #include "ivan_fast/scalar.h"
+#include "pointwise.cuh"
 
 namespace ivan_fast::cuda {
 
@@ -53,6 +53,12 @@ __device__ inline float from_operand(__nv_bfloat16 v) { return __bfloat162float(
 __device__ inline float from_operand(Tf32 v) { return v.value; }
 __device__ inline float from_operand(float v) { return v; }
 __device__ inline double from_operand(double v) { return v; }
+
+// LeakyReLU, or its derivative times v where a mask decides.
+template <typename T>
+__device__ inline T leaky(T v, T sign, T slope) {
+  return sign > T(0) ? v : v * slope;
+}
 
 // The rectangle of each image that buffers hold. Pixels beyond it are outside the image, or read for outputs that are
 // not stored.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import emulation
@@ -12,6 +12,7 @@ from torch import Tensor
 
 OPERANDS = {"strict": 0, "bf16": 1, "fp16": 2, "tf32": 3}
 MIB = 1 << 20
+CLAMP = 0.8
 
 
 @dataclass
@@ -37,7 +38,9 @@ def make(
     for i in range(depth):
         outputs = growth if i + 1 < depth else out
         inputs = in_ + i * growth
-        weights.append(torch.randn(outputs, inputs, 3, 3, generator=g) * (2 / (9 * (inputs + outputs))) ** 0.5)
+        weights.append(
+            torch.randn(outputs, inputs, 3, 3, generator=g) * (2 / (9 * (inputs + outputs))) ** 0.5
+        )
         biases.append(torch.randn(outputs, generator=g) * 0.1)
     x = torch.randn(batch, in_, height, width, generator=g)
     return Case(x, weights, biases, torch.randn(batch, out, height, width, generator=g))
@@ -54,21 +57,53 @@ def run(
     fused: bool = False,
 ) -> tuple[list[Tensor], int]:
     """``([y] or [y, grad_x, weights' gradients ..., biases' gradients ...], bytes of workspace)``."""
-    shape = case.x.shape
-    growth = case.weights[0].shape[0] if len(case.weights) > 1 else 1
-    numbers = [shape[0], shape[1], case.weights[-1].shape[0], growth, len(case.weights), *shape[2:]]
-    sizes, options = torch.tensor(numbers), torch.tensor([OPERANDS[compute], int(fused), limit, int(backward)])
-    used = torch.zeros(1, dtype=torch.int64)
     y = torch.full_like(case.grad_y, torch.nan, memory_format=torch.contiguous_format)
+    grads, used = _call(
+        emulator, case, compute, [int(fused), limit, int(backward), 0, 0], slope, y, [None] * 5
+    )
+    return ([y, *grads] if backward else [y]), used
+
+
+def run_walk(
+    emulator: emulation.Emulator,
+    case: Case,
+    walk: str,
+    state: Tensor,
+    g: Tensor,
+    compute: str = "strict",
+    limit: int = 64 * MIB,
+) -> list[Tensor]:
+    """``[out, grad_state, grad_x, weights' gradients ..., biases' gradients ...]``; the gradient is grad_y."""
+    out, grad_state = torch.full_like(state, torch.nan), torch.full_like(state, torch.nan)
+    kind = {"forward": 1, "inverse": 2}[walk]
+    options = [0, limit, 2, kind, int(state.dtype == torch.float64)]
+    grad = case.grad_y.to(state.dtype)
+    half = [state, g if kind == 1 else None, grad, out, grad_state]
+    grads, _ = _call(emulator, case, compute, options, 0.2, None, half)
+    return [out, grad_state, *grads]
+
+
+def _call(
+    emulator: emulation.Emulator,
+    case: Case,
+    compute: str,
+    options: list[int],
+    slope: float,
+    y: Tensor | None,
+    half: Sequence[Tensor | None],
+) -> tuple[list[Tensor], int]:
+    shape, depth = case.x.shape, len(case.weights)
+    growth = case.weights[0].shape[0] if depth > 1 else 1
+    sizes = torch.tensor([shape[0], shape[1], case.weights[-1].shape[0], growth, depth, *shape[2:]])
+    used = torch.zeros(1, dtype=torch.int64)
     grads = [
         torch.full_like(t, torch.nan, memory_format=torch.contiguous_format)
         for t in (case.x, *case.weights, *case.biases)
     ]
-    depth = len(case.weights)
     emulator.call(
         "dense_block",
         sizes,
-        options,
+        torch.tensor([OPERANDS[compute], *options]),
         int(case.x.dtype == torch.float64),
         slope,
         case.x,
@@ -82,8 +117,10 @@ def run(
         grads[1 : 1 + depth],
         grads[1 + depth :],
         used,
+        CLAMP,
+        *half,
     )
-    return ([y, *grads] if backward else [y]), int(used)
+    return grads, int(used)
 
 
 def to_tf32(t: Tensor) -> Tensor:
@@ -129,6 +166,5 @@ def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """The largest relative error, in the norm, of any result."""
     assert len(ours) <= len(theirs)
     return max(
-        float((a.double() - b).norm() / b.norm().clamp_min(1e-30))
-        for a, b in zip(ours, theirs, strict=False)
+        float((a.double() - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(ours, theirs, strict=False)
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dense_block_case import MIB, make, run, truth, worst
+from dense_block_case import CLAMP, MIB, make, run, run_walk, truth, worst
+
+from ivan_fast import reference
 
 # batch, in, out, growth, depth, height, width: tails of every tile, padded slices, one to several output tiles
 SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (1, 7, 18, 40, 2, 4, 5)]
@@ -85,6 +87,26 @@ def test_strided_samples(emulator):
     assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
 
 
+@pytest.mark.parametrize("walk", ["forward", "inverse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("limit", [64 * MIB, 1])
+def test_walk_through_a_coupling(emulator, walk, dtype, limit):
+    """Against the twin in float64; the state may be wider than the dense block."""
+    case = make(1, 1, 2, 8, 3, 4, 18)
+    state, g = torch.randn(2, 1, 2, 4, 18).to(dtype)
+    ours = run_walk(emulator, case, walk, state, g, limit=limit)
+    wide = case.to(torch.float64)
+    halves = [state.double(), g.double(), wide.grad_y][:: 1 if walk == "forward" else 2]
+    twin = reference.dense_block_coupling_backward
+    if walk == "inverse":
+        twin = reference.dense_block_coupling_inverse_backward
+    out, grad_state, grad_x, grad_weights, grad_biases = twin(
+        *halves, wide.x, wide.weights, wide.biases, CLAMP, 0.2, "strict"
+    )
+    assert ours[0].dtype == dtype
+    assert worst(ours, [out, grad_state, grad_x, *grad_weights, *grad_biases]) < 2e-6
+
+
 def test_empty_images_have_zero_gradients(emulator):
     case = make(2, 2, 1, 8, 3, 0, 4)
     results, used = run(emulator, case)
@@ -101,7 +123,10 @@ def test_workspace_is_bounded(emulator, compute):
 
 @pytest.mark.parametrize(
     ("shape", "slope", "message"),
-    [((1, 1, 1, 4, 17, 2, 2), 0.2, "depth is 17, expected 1 to 16"), ((1, 1, 1, 4, 2, 2, 2), -0.1, "negative_slope")],
+    [
+        ((1, 1, 1, 4, 17, 2, 2), 0.2, "depth is 17, expected 1 to 16"),
+        ((1, 1, 1, 4, 2, 2, 2), -0.1, "negative_slope"),
+    ],
 )
 def test_refusals(emulator, shape, slope, message):
     with pytest.raises(RuntimeError, match=message):

@@ -11,10 +11,6 @@ namespace ivan_fast::cuda {
 // What operands are rounded to. Sums stay in the tensor's own type.
 enum class DenseBlockOperand : int { kExact, kBFloat16, kFloat16, kTf32 };
 
-// Which kernels multiply: exact arithmetic in the tensor's type, tensor cores level by level, or all levels of a
-// forward pass in one kernel.
-enum class DenseBlockKernel : int { kPlain, kLayerwise, kFused };
-
 // The properties of a device that decide.
 struct DenseBlockDevice {
   int capability;       // 10 * major + minor
@@ -22,16 +18,20 @@ struct DenseBlockDevice {
   int shared_bytes;     // that one thread block may use
 };
 
+// kCoupledBackward: with a DenseBlockCoupling.
+enum class DenseBlockPass : int { kForward, kBackward, kCoupledBackward };
+
 struct DenseBlockOptions {
   DenseBlockOperand operand;
-  bool fused;              // wanted where it is possible
+  bool fused;              // the forward in one kernel where that is possible, else level by level: the same bits
   size_t workspace_limit;  // bytes
 };
 
 // Bytes of device memory that a call needs as `workspace`, on the current device: at most about
-// options.workspace_limit, but never less than one small tile of the image takes.
+// options.workspace_limit, but never less than one small tile of the image takes, and with a coupling two images of
+// out_channels besides.
 size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
-                                   bool backward);
+                                   DenseBlockPass pass);
 
 // On the current device, on `stream` (a cudaStream_t). `workspace` is aligned to 256 bytes. No synchronisation, no
 // allocation, no atomics: the same call gives the same bits. Throws std::runtime_error.
