@@ -5,6 +5,8 @@
 // (Geometry, and the layout of shared memory: dense_block_fused_geometry.h.)
 #pragma once
 
+#include <cstring>
+
 #include "dense_block_fused_geometry.h"
 #include "dense_block_mma.cuh"
 
@@ -115,7 +117,7 @@ struct FusedBlock {
                   values.v[part] = x[(channel * source_rows() + (first + r + tap / 3) % source_rows()) * pixels +
                                      warp_col + lane / 4 + i % 2 * 8 + tap % 3];
               }
-              a[i] = *reinterpret_cast<const std::uint32_t*>(&values);
+              memcpy(&a[i], &values, sizeof(values));
             }
           },
           weights + step * step_words, 0);
