@@ -30,9 +30,11 @@ __all__ = [
     "channel_mix_backward",
     "dense_block",
     "dense_block_backward",
+    "dense_block_cuda_kernel",
     "dense_block_coupling_backward",
     "dense_block_coupling_inverse_backward",
     "dense_block_workspace",
+    "set_dense_block_cuda_kernel",
     "set_dense_block_workspace",
 ]
 
@@ -186,7 +188,7 @@ def dense_block_coupling_backward(
     One evaluation of the dense block: every row of h is turned into its gradient as soon as it is there.
 
     Args:
-        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, in the dtype of ``x`` or float64.
+        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, of the dtype of ``x`` or float64.
         g, grad_y2: shift, and gradient of ``y2``; as ``y2``.
         x: what h is made of ``[N, in, H, W]``; the rest as in :func:`dense_block`.
         clamp: bound of ``|s|``, >= 0.
@@ -226,7 +228,7 @@ def dense_block_coupling_inverse_backward(
 
 
 def dense_block_workspace() -> int:
-    """Upper bound in bytes of the rows that the dense block ops keep, all threads together."""
+    """Upper bound in bytes of what the dense block ops work in, all threads together."""
     return _C.dense_block_workspace()
 
 
@@ -245,3 +247,27 @@ def set_dense_block_workspace(size: int) -> None:
     if size < 1:
         raise ValueError(f"set_dense_block_workspace: size is {size}, expected at least 1 byte")
     _C.set_dense_block_workspace(size)
+
+
+def dense_block_cuda_kernel() -> str | None:
+    """What CUDA tensors run in the dense block ops: ``"layerwise"``, ``"fused"``, or None without CUDA."""
+    kernel: str | None = _C.build_info()["dense_block_cuda"]
+    return kernel
+
+
+def set_dense_block_cuda_kernel(kernel: str) -> None:
+    """Choose that for this process; at first it is ``IVAN_FAST_CUDA_KERNEL``, or ``"layerwise"``.
+
+    Args:
+        kernel: ``"layerwise"``: one launch for each convolution. ``"fused"``: :func:`dense_block` with operands
+            in bf16, fp16 or TF32 in one launch, hidden activations in shared memory only, where the device has
+            room for them (growth at most 32, at most 16 output channels); everything else level by level. The
+            results are the same bits.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: this build has no CUDA kernels.
+    """
+    if kernel not in ("layerwise", "fused"):
+        raise ValueError(f"set_dense_block_cuda_kernel: kernel is {kernel!r}, expected 'layerwise' or 'fused'")
+    _C.select_fused(kernel == "fused")
