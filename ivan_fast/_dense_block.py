@@ -14,7 +14,9 @@ from ivan_fast._fake import check_dtype, check_state
 _ops = torch.ops.ivan_fast
 
 
-def empty_like_output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str) -> Tensor:
+def empty_like_output(
+    op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str
+) -> Tensor:
     """What the op returns, empty; refuses what the compiled op refuses."""
     check_state(op, "x", x, x.dim() == 4)
     torch._check(

@@ -1,4 +1,4 @@
-"""The dense block's backward with the coupling in its stream: shapes, autocast, no double backward."""
+"""The dense block's backward with the coupling in its stream: shapes, autocast."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ struct Tiling {
 };
 
 // Chooses the grid whose busiest thread has the least to do, counting the halo that each cut computes again.
-// bytes(columns): rings of a tile that wide.
+// bytes(columns, slots): what a call takes with tiles so wide.
 template <typename Bytes>
 Tiling make_tiling(const DenseBlockShape& shape, int threads, bool backward, bool coupled, int64_t group, size_t limit,
                    const Bytes& bytes) {
@@ -40,8 +40,7 @@ Tiling make_tiling(const DenseBlockShape& shape, int threads, bool backward, boo
   const int64_t most = std::max<int64_t>(1, threads);
   const auto strips_needed = [&](int64_t slots) {
     int64_t strips = 1;
-    while (shape.width / strips > 32 &&
-           bytes(Tiling{shape, 1, strips, 1, group}.tile_columns()) * size_t(slots) > limit)
+    while (shape.width / strips > 32 && bytes(Tiling{shape, 1, strips, 1, group}.tile_columns(), slots) > limit)
       ++strips;
     return strips;
   };

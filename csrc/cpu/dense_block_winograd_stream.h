@@ -84,9 +84,9 @@ struct WinogradStream {
     couple_room = arena.take(couple_scratch<T>(pixels));
   }
 
-  // Whether all biases of level k are 0; x (0) has none.
+  // Whether all biases of level k are 0; x (0) has none. Where biases are not known yet, they count as 0.
   bool zero_bias(int k) const {
-    for (int o = 0; k > 0 && o < dense::bias_elements(job.net, k); ++o)
+    for (int o = 0; job.net.bias[k] && o < dense::bias_elements(job.net, k); ++o)
       if (job.net.bias[k][o] != T(0)) return false;
     return true;
   }

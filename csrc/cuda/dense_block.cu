@@ -1,10 +1,24 @@
 // Dense block on CUDA: which kernels a call runs, and those of exact arithmetic.
+#include <atomic>
+#include <cstdlib>
+
 #include "dense_block_kernels.cuh"
 #include "dense_block_layer.cuh"
 #include "dense_block_run.cuh"
 
 namespace ivan_fast::cuda {
 namespace {
+
+std::atomic<bool>& selection() {
+  static std::atomic<bool> fused{[] {
+    const char* value = std::getenv("IVAN_FAST_CUDA_KERNEL");
+    const std::string name = value == nullptr ? "layerwise" : value;
+    if (name != "layerwise" && name != "fused")
+      throw std::runtime_error("IVAN_FAST_CUDA_KERNEL=" + name + ", expected layerwise or fused");
+    return name == "fused";
+  }()};
+  return fused;
+}
 
 constexpr const char* kOp = "dense_block";
 
@@ -26,10 +40,10 @@ struct PlainKernels {
 
   static void gradients(const GradientTask<T, T>& task, int splits, cudaStream_t stream) {
     if (task.units.nine_tap_items() > 0)
-      launch("dense_block", gradient_kernel<9, T>, dim3(splits, task.units.nine_tap_items()), dim3(kThreads), 0, stream,
-             task);
-    launch("dense_block", gradient_kernel<1, T>, dim3(splits, task.units.centre_items()), dim3(kThreads), 0, stream,
-           task);
+      launch("dense_block", gradient_kernel<9, T>, dim3(unsigned(task.units.nine_tap_items()), unsigned(splits)),
+             dim3(kThreads), 0, stream, task);
+    launch("dense_block", gradient_kernel<1, T>, dim3(unsigned(task.units.centre_items()), unsigned(splits)),
+           dim3(kThreads), 0, stream, task);
   }
 };
 
@@ -98,6 +112,9 @@ void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& 
 }
 
 }  // namespace
+
+bool fused_selected() { return selection().load(); }
+void select_fused(bool fused) { selection().store(fused); }
 
 std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
                                         DenseBlockPass pass) {

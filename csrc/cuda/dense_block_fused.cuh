@@ -5,6 +5,8 @@
 // (Geometry, and the layout of shared memory: dense_block_fused_geometry.h.)
 #pragma once
 
+#include <cstring>
+
 #include "dense_block_fused_geometry.h"
 #include "dense_block_mma.cuh"
 
@@ -102,7 +104,7 @@ struct FusedBlock {
     for (int step = 0; step < kSteps; ++step)
       multiply_rows<S, kTiles, 1, kRows>(
           acc,
-          [&](std::uint32_t(&a)[4], int r) {
+          [&](std::uint32_t (&a)[4], int r) {
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
               Pack<S, kWide> values;
@@ -115,7 +117,7 @@ struct FusedBlock {
                   values.v[part] = x[(channel * source_rows() + (first + r + tap / 3) % source_rows()) * pixels +
                                      warp_col + lane / 4 + i % 2 * 8 + tap % 3];
               }
-              a[i] = *reinterpret_cast<const std::uint32_t*>(&values);
+              memcpy(&a[i], &values, sizeof(values));
             }
           },
           weights + step * step_words, 0);
@@ -127,8 +129,8 @@ struct FusedBlock {
                                                   const std::uint32_t* weights, int step_words) const {
     const int rows = ring_rows(task.net.hidden, kRows, j);
     const int row_bytes = ring_row_bytes(task.geometry.cols, int(sizeof(S)));
-    const unsigned char* ring = shared + ring_offset(task.net, task.geometry.cols, kRows, int(sizeof(S)), j) +
-                                slice * rows * row_bytes;
+    const unsigned char* ring =
+        shared + ring_offset(task.net, task.geometry.cols, kRows, int(sizeof(S)), j) + slice * rows * row_bytes;
     int at[kRows + 2];  // bytes of the rows above, of, and below
     at[0] = (row - 1 - origin) % rows * row_bytes;
 #pragma unroll
@@ -140,7 +142,7 @@ struct FusedBlock {
       for (int step = 0; step < kSteps; ++step) {
         const unsigned char* own = ring + p * kPixelBytes + ((step * 2 + lane / 16) ^ swizzle<S>(p)) * 16;
         multiply_rows<S, kTiles, 3, kRows>(
-            acc, [&](std::uint32_t(&a)[4], int r) { ldmatrix<4>(a, own + at[r]); },
+            acc, [&](std::uint32_t (&a)[4], int r) { ldmatrix<4>(a, own + at[r]); },
             weights + kw * 3 * kSteps * step_words + step * step_words, kSteps * step_words);
       }
     }
@@ -150,8 +152,8 @@ struct FusedBlock {
   __device__ __forceinline__ void store_hidden(const float (&acc)[kRows][2][4], int m, int row) const {
     const int rows = ring_rows(task.net.hidden, kRows, m);
     const int row_bytes = ring_row_bytes(task.geometry.cols, int(sizeof(S)));
-    unsigned char* ring = shared + ring_offset(task.net, task.geometry.cols, kRows, int(sizeof(S)), m) +
-                          half * rows * row_bytes;
+    unsigned char* ring =
+        shared + ring_offset(task.net, task.geometry.cols, kRows, int(sizeof(S)), m) + half * rows * row_bytes;
     const float* bias = task.bias + task.bias_offset[m - 1] + half * kSlice + lane % 4 * 2;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {

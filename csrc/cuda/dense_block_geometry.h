@@ -108,16 +108,18 @@ inline std::int64_t padded_pixels(int rows, int cols, int height, int width, int
 }
 
 constexpr int kMinTile = 16;                      // rows and columns that a tile has at least, where the image has
-constexpr int kMaxImages = 1024;                  // of a tile: a grid has at most 65535 blocks along z
 constexpr std::int64_t kMaxTilePixels = 1 << 24;  // so that offsets within a slice fit an int
+// A grid has at most 65535 blocks along y (8 rows each) and z (up to 128 tiles of outputs an image).
+constexpr int kMaxTileRows = 1 << 18, kMaxImages = 256;
 
 // The tiles with the least recomputed halo whose padded pixels, all images of the tile together, are at most `pixels`.
 inline Tiling make_tiling(const DenseBlockShape& s, int margin, std::int64_t pixels) {
   const int height = int(s.height), width = int(s.width);
   pixels = std::min(pixels, kMaxTilePixels);
+  const int most_rows = std::min(height, kMaxTileRows);
   Tiling best{s.batch, height, width, 1, std::min(height, kMinTile), std::min(width, kMinTile)};
   const std::int64_t image = std::int64_t(height) * width;
-  if (image <= pixels) {
+  if (image <= pixels && height <= most_rows) {
     best.rows = height;
     best.cols = width;
     best.images = int(std::min<std::int64_t>({s.batch, pixels / image, kMaxImages}));
@@ -129,7 +131,7 @@ inline Tiling make_tiling(const DenseBlockShape& s, int margin, std::int64_t pix
     const std::int64_t padded = std::min<std::int64_t>(width, cols + 2 * std::int64_t(margin));
     std::int64_t rows = pixels / padded - (pixels / padded < height ? 2 * std::int64_t(margin) : 0);
     if (rows < std::min(height, kMinTile)) continue;
-    rows = ceil_div(height, ceil_div(height, std::min<std::int64_t>(rows, height)));
+    rows = ceil_div(height, ceil_div(height, std::min<std::int64_t>(rows, most_rows)));
     const double cost = double(padded_pixels(int(rows), cols, height, width, margin)) / (double(rows) * cols);
     if (least >= 0 && cost >= least) continue;
     least = cost;

@@ -28,8 +28,8 @@ struct TensorCoreKernels {
   template <int kTaps>
   static void launch_gradients(const GradientTask<float, S>& task, int splits, int items, cudaStream_t stream) {
     using G = MmaGradient<S, kTaps>;
-    launch("dense_block", mma_gradient_kernel<S, kTaps>, dim3(splits, items), dim3(G::kBlock), G::kSharedBytes, stream,
-           task);
+    launch("dense_block", mma_gradient_kernel<S, kTaps>, dim3(unsigned(items), unsigned(splits)), dim3(G::kBlock),
+           G::kSharedBytes, stream, task);
   }
 
   static void gradients(const GradientTask<float, S>& task, int splits, cudaStream_t stream) {

@@ -63,7 +63,7 @@ __device__ __forceinline__ void multiply_patch(float (&acc)[kWarpRows][kTiles][4
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
       multiply_rows<S, kTiles, 1, kWarpRows>(
-          acc, [&](std::uint32_t(&a)[4], int r) { ldmatrix<4>(a, own + r * row_bytes + step * 32); },
+          acc, [&](std::uint32_t (&a)[4], int r) { ldmatrix<4>(a, own + r * row_bytes + step * 32); },
           weights + step * kStepWords, 0);
     return;
   }
@@ -73,7 +73,7 @@ __device__ __forceinline__ void multiply_patch(float (&acc)[kWarpRows][kTiles][4
     for (int step = 0; step < kSteps; ++step)
       multiply_rows<S, kTiles, 3, kWarpRows>(
           acc,
-          [&](std::uint32_t(&a)[4], int r) {
+          [&](std::uint32_t (&a)[4], int r) {
             ldmatrix<4>(a, own + (r - 1) * row_bytes + (kw - 1) * pixel_bytes + step * 32);
           },
           weights + kw * 3 * kMatrixWords + step * kStepWords, kMatrixWords);

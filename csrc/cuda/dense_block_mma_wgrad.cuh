@@ -59,12 +59,12 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
   using G = MmaGradient<S, kTaps>;
   S* shared = dynamic_shared<S>();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const GradientItem<S> item = gradient_item<kTaps>(task, static_cast<int>(blockIdx.y));
+  const GradientItem<S> item = gradient_item<kTaps>(task, static_cast<int>(blockIdx.x));
   const Region readable = with_border(task.own, item.source.from);
   const int across = (task.own.cols() + G::kCols - 1) / G::kCols;
   const int down = (task.own.rows() + G::kRows - 1) / G::kRows;
   const std::int64_t tiles = std::int64_t(task.images) * across * down;
-  const std::int64_t begin = tiles * blockIdx.x / gridDim.x, end = tiles * (blockIdx.x + 1) / gridDim.x;
+  const std::int64_t begin = tiles * blockIdx.y / gridDim.y, end = tiles * (blockIdx.y + 1) / gridDim.y;
 
   const auto fetch = [&](std::int64_t i) {
     S* stage = shared + (i - begin) % 2 * G::kStageElements;
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
     }
   }
 
-  float* partial = task.partial + (std::int64_t(blockIdx.x) * task.units.units() + item.unit) * kPair * kPair;
+  float* partial = task.partial + (std::int64_t(blockIdx.y) * task.units.units() + item.unit) * kPair * kPair;
   float* to = partial + warp * kPair * kPair;
   if constexpr (kTaps == 1) {
     __syncthreads();

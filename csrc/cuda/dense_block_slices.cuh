@@ -6,9 +6,9 @@
 
 #include <type_traits>
 
+#include "common.cuh"
 #include "dense_block_geometry.h"
 #include "ivan_fast/scalar.h"
-#include "pointwise.cuh"
 
 namespace ivan_fast::cuda {
 

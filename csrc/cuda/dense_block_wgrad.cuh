@@ -96,7 +96,7 @@ __device__ inline Region with_border(const Region& own, const Slices<S>& from) {
 
 constexpr int kGradRows = 4, kGradCols = 16;  // pixels of one step
 
-// partial[o][c] = sum over pixels of gradient[pixel][o] * source[pixel + tap][c]. Block (x, y): split x of item y; a
+// partial[o][c] = sum over pixels of gradient[pixel][o] * source[pixel + tap][c]. Block (x, y): split y of item x; a
 // warp owns 4 outputs o, a lane one channel c, for all taps.
 template <int kTaps, typename T>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) gradient_kernel(GradientTask<T, T> task) {
@@ -105,15 +105,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) gradient_ker
   __shared__ __align__(16) T source[kSourceRows * kSourceCols * kPair];
   __shared__ __align__(32) T gradient[kGradRows * kGradCols * kPair];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const GradientItem<T> item = gradient_item<kTaps>(task, static_cast<int>(blockIdx.y));
+  const GradientItem<T> item = gradient_item<kTaps>(task, static_cast<int>(blockIdx.x));
   const Region readable = with_border(task.own, item.source.from);
   const int across = (task.own.cols() + kGradCols - 1) / kGradCols;
   const int down = (task.own.rows() + kGradRows - 1) / kGradRows;
   const std::int64_t steps = std::int64_t(task.images) * across * down;
-  const std::int64_t end = steps * (blockIdx.x + 1) / gridDim.x;
+  const std::int64_t end = steps * (blockIdx.y + 1) / gridDim.y;
 
   T acc[kTaps][4] = {};
-  for (std::int64_t step = steps * blockIdx.x / gridDim.x; step < end; ++step) {
+  for (std::int64_t step = steps * blockIdx.y / gridDim.y; step < end; ++step) {
     const int image = static_cast<int>(step / (across * down)), rest = static_cast<int>(step % (across * down));
     const int row = task.own.row0 + rest / across * kGradRows, col = task.own.col0 + rest % across * kGradCols;
     load_pair<kSourceRows, kSourceCols, kThreads>(source, kPair, item.source, readable, image, row - kBorder,
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) gradient_ker
     }
     __syncthreads();
   }
-  T* partial = task.partial + (std::int64_t(blockIdx.x) * task.units.units() + item.unit) * kPair * kPair;
+  T* partial = task.partial + (std::int64_t(blockIdx.y) * task.units.units() + item.unit) * kPair * kPair;
 #pragma unroll
   for (int tap = 0; tap < kTaps; ++tap)
 #pragma unroll

@@ -35,7 +35,7 @@ struct Call {
        double negative_slope, const std::string& compute)
       : guard(given_x.get_device_index()),
         stream(current_cuda_stream(given_x)),
-        options{operand_of(op, compute), false, cpu::dense_block_workspace()},
+        options{operand_of(op, compute), cuda::fused_selected(), cpu::dense_block_workspace()},
         x(with_contiguous_samples(given_x)),
         weights(given_weights),
         biases(given_biases) {

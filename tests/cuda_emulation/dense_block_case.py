@@ -73,7 +73,7 @@ def run_walk(
     compute: str = "strict",
     limit: int = 64 * MIB,
 ) -> list[Tensor]:
-    """``[out, grad_state, grad_x, weights' gradients ..., biases' gradients ...]``; the gradient is grad_y."""
+    """``[out, grad_state, grad_x, gradients of weights and biases]``; the state's gradient is grad_y."""
     out, grad_state = torch.full_like(state, torch.nan), torch.full_like(state, torch.nan)
     kind = {"forward": 1, "inverse": 2}[walk]
     options = [0, limit, 2, kind, int(state.dtype == torch.float64)]

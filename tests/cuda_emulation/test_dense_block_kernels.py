@@ -6,9 +6,9 @@ import pytest
 import torch
 from dense_block_case import CLAMP, MIB, make, run, run_walk, truth, worst
 
-from ivan_fast import reference
+from ivan_fast import _C, reference
 
-# batch, in, out, growth, depth, height, width: tails of every tile, padded slices, one to several output tiles
+# batch, in, out, growth, depth, height, width: tails of every tile, padded slices, several tiles of outputs
 SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (1, 7, 18, 40, 2, 4, 5)]
 EDGES = [(1, 2, 3, 4, 1, 5, 6), (1, 1, 1, 8, 2, 1, 1), (1, 1, 2, 8, 3, 23, 1)]
 # Of a norm. Reduced precision: a sum near the middle of two operands may round to either.
@@ -43,7 +43,7 @@ def test_devices_without_such_tensor_cores(emulator, capability, compute):
 
 @pytest.mark.parametrize("compute", ["strict", "bf16"])
 def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
-    """The smallest workspace: 16 x 16 tiles with their halo. y and grad_x keep their bits, sums are split otherwise."""
+    """The smallest workspace: tiles of 16 x 16 and their halo. y and grad_x keep their bits."""
     case = make(2, 1, 2, 8, 3, 19, 34)
     whole, used = run(emulator, case, compute)
     tiled, least = run(emulator, case, compute, limit=1)
@@ -54,6 +54,33 @@ def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
     emulator.schedule(1)
     again, _ = run(emulator, case, compute, limit=1)
     assert all(torch.equal(a, b) for a, b in zip(tiled, again, strict=True))
+
+
+# Devices (multiprocessors, capability, shared bytes) that lead to wide and to narrow strips.
+@pytest.mark.parametrize("device", [(4, 90, 232448), (1, 86, 101376)], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], (1, 1, 9, 17, 3, 18, 50)], ids=str)
+@pytest.mark.parametrize("compute", ["bf16", "fp16", "tf32"])
+def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
+    """Strips and bands with tails; the fused kernel needs no workspace but for weights."""
+    emulator.device(*device)
+    case = make(*shape)
+    (layerwise,), used = run(emulator, case, compute, backward=False)
+    (fused,), weights = run(emulator, case, compute, backward=False, fused=True)
+    geometry = (list(shape), 4 if compute == "tf32" else 2, device[0], device[2])
+    assert (weights < used) == _C.dense_block_fused_geometry(*geometry)["possible"]
+    assert torch.equal(fused, layerwise)
+    assert worst([fused], truth(case, compute)) < TOLERANCE[compute]
+
+
+def test_where_fused_is_impossible_it_is_layerwise(emulator):
+    """More than 16 output channels, a growth above 32, or no tensor cores."""
+    for shape, capability in ((SHAPES[3], 90), (SHAPES[0], 75)):
+        emulator.device(capability=capability)
+        case = make(*shape)
+        fused, used = run(emulator, case, "fp16", fused=True)
+        layerwise, same = run(emulator, case, "fp16")
+        assert used == same
+        assert all(torch.equal(a, b) for a, b in zip(fused, layerwise, strict=True))
 
 
 @pytest.mark.parametrize("compute", ["strict", "bf16"])

@@ -84,7 +84,8 @@ def build_check(repo: Path, folder: Path, sets: dict[str, list[str]], flags: lis
     codes = [job.wait() for job in jobs]
     assert codes == [0] * len(codes)
     program = str(folder / "check")
-    sources = ["tests/csrc/dense_block_check.cpp", "csrc/cpu/dense_block.cpp", "csrc/cpu/isa.cpp"]
+    kernels = ("dense_block", "dense_block_workspace", "isa")
+    sources = ["tests/csrc/dense_block_check.cpp", *(f"csrc/cpu/{name}.cpp" for name in kernels)]
     subprocess.run([*common, *(f"{repo}/{s}" for s in sources), *objects, "-o", program], check=True)
     return program
 

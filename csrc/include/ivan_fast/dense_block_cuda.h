@@ -27,6 +27,11 @@ struct DenseBlockOptions {
   size_t workspace_limit;  // bytes
 };
 
+// Whether callers should ask for the fused kernel: process-wide, at first what IVAN_FAST_CUDA_KERNEL says ("layerwise",
+// the default, or "fused"; anything else throws std::runtime_error).
+bool fused_selected();
+void select_fused(bool fused);
+
 // Bytes of device memory that a call needs as `workspace`, on the current device: at most about
 // options.workspace_limit, but never less than one small tile of the image takes, and with a coupling two images of
 // out_channels besides.
