@@ -18,8 +18,10 @@ __global__ void good_kernel(const Four* x, Four* y) { y[threadIdx.x] = x[threadI
 __global__ void narrow_kernel(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }
 __global__ void local_kernel(const float* x, float* y, int k) {
   float a[64];
-  for (int i = 0; i < 64; ++i) a[i] = x[64 * threadIdx.x + i];
-  y[threadIdx.x] = a[k] + a[63 - k];
+  for (int i = 0; i < 64; ++i) a[i] = x[i * k] * i;
+  float sum = 0;
+  for (int i = 0; i < 64; ++i) sum += a[(i * k) & 63];
+  y[threadIdx.x] = sum;
 }
 """
 RULES = r"""

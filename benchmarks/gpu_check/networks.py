@@ -26,11 +26,12 @@ IMPLEMENTATIONS = ("eager", "channels_last", "graph", "compile", "ours", "ours_g
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: ``[batch, 2, size, size]``, 8 blocks."""
+    """What is measured: ``[batch, 2, size, size]``."""
 
     size: int
     batch: int
     precision: str
+    blocks: int = BLOCKS
 
     @property
     def pixels(self) -> int:
@@ -44,7 +45,7 @@ class Case:
         """Useful operations: a multiply-add is two; a step is forward and backward of both directions."""
         widths = [32, 32, 32, 32, 1]
         dense = sum(9 * out * (1 + 32 * level) for level, out in enumerate(widths))
-        direction = 2.0 * 3 * BLOCKS * dense * self.pixels
+        direction = 2.0 * 3 * self.blocks * dense * self.pixels
         return 6 * direction if job == "step" else direction
 
 
@@ -90,8 +91,10 @@ def twin_of(ours: IVAN, channels_last: bool = False) -> EagerIVAN:
     return twin.to(memory_format=torch.channels_last) if channels_last else twin
 
 
-def images(case: Case, device: torch.device, channels_last: bool = False) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def images(
+    case: Case, device: torch.device, channels_last: bool = False, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     shape = (case.batch, CHANNELS, case.size, case.size)
     x, y = (torch.rand(shape, generator=generator).to(device) for _ in range(2))
     if channels_last:
@@ -148,7 +151,7 @@ def graphed(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 def build(name: str, case: Case, job: str, device: torch.device) -> Callable[[], Tensor]:
     """The job of an implementation, ready to be called again and again."""
-    ours = our_network(case.precision, device)
+    ours = our_network(case.precision, device, case.blocks)
     if name in ("ours", "ours_graph"):
         model: nn.Module = ours
     else:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import checks
-from networks import IMPLEMENTATIONS, JOBS, PRECISIONS, Case
+from networks import BLOCKS, IMPLEMENTATIONS, JOBS, PRECISIONS, Case
 from supervisor import Supervisor
 from timing import Budget
 
@@ -25,6 +25,13 @@ class Options:
     sizes: tuple[int, ...] = (256, 512, 1024, 2048)
     batches: tuple[int, ...] = (1, 8)
     tiny: bool = False  # small problems everywhere: exercises the code on a CPU
+
+    @property
+    def blocks(self) -> int:
+        return 2 if self.tiny else BLOCKS
+
+    def case(self, size: int, batch: int, precision: str) -> Case:
+        return Case(size, batch, precision, self.blocks)
 
 
 @dataclass
@@ -59,13 +66,13 @@ def times(options: Options) -> Iterator[tuple[str, Case, str]]:
             for precision in PRECISIONS:
                 for job in JOBS:
                     for name in plain:
-                        yield name, Case(size, batch, precision), job
+                        yield name, options.case(size, batch, precision), job
         if batch == min(options.batches) and options.device != "cpu":
             for size in (s for s in options.sizes if s in GRAPH_SIZES):
                 for precision in PRECISIONS:
                     for job in JOBS:
                         for name in ("ours_graph", "graph"):
-                            yield name, Case(size, batch, precision), job
+                            yield name, options.case(size, batch, precision), job
 
 
 def estimate(rows: list[Row], name: str, case: Case, job: str) -> float:
@@ -90,7 +97,7 @@ def measure_time(run: Run, name: str, case: Case, job: str, seconds: float | Non
     if not run.budget.fits(what, expected):
         return
     request = {"kind": "time", "name": name, "job": job}
-    request |= {"size": case.size, "batch": case.batch, "precision": case.precision}
+    request |= asdict(case)
     limit = seconds if seconds is not None else 30.0 + 5 * expected
     answer = run.workers.ask(request, min(limit, run.budget.left()))
     if "error" in answer:
@@ -128,7 +135,7 @@ def largest_slice(run: Run) -> None:
     run.record["largest_slice"] = found
     if not run.options.tiny:
         for precision in ("bf16", "float32"):
-            measure_time(run, "ours", Case(LARGE, 1, precision), "step")
+            measure_time(run, "ours", run.options.case(LARGE, 1, precision), "step")
 
 
 def compiled(run: Run) -> None:
@@ -137,7 +144,7 @@ def compiled(run: Run) -> None:
         return
     for size in (s for s in run.options.sizes if s in COMPILE_SIZES):
         for job, precision in (("step", "bf16"), ("forward", "bf16"), ("step", "tf32"), ("forward", "tf32")):
-            case = Case(size, 1, precision)
+            case = run.options.case(size, 1, precision)
             if run.budget.fits(f"compile {job} {case.label}", 60.0):
                 run.workers.stop()
                 measure_time(run, "compile", case, job, seconds=COMPILE_SECONDS)
@@ -152,7 +159,8 @@ def everything(run: Run, tests: bool = True) -> None:
     run.say(f"{record['environment'].get('device', 'no device')}: accuracy")
     record["accuracy"] = []
     for precision in PRECISIONS:
-        request = {"kind": "accuracy", "precision": precision, "size": 20 if options.tiny else 61}
+        request = {"kind": "accuracy", "precision": precision, "blocks": options.blocks}
+        request["size"] = 12 if options.tiny else 61
         record["accuracy"] += run.ask(f"accuracy {precision}", request, 60) or []
     record["official"] = run.ask("official vectors", {"kind": "official"}, 60)
     if tests:

@@ -16,7 +16,7 @@ import torch
 from networks import Case
 from timing import Stopwatch
 
-SECONDS = 0.4  # of repeated calls
+SECONDS = {"cuda": 0.4, "cpu": 0.0}  # of repeated calls; 3 at least
 
 
 def memory(device: torch.device) -> int | None:
@@ -26,7 +26,7 @@ def memory(device: torch.device) -> int | None:
 def time_job(request: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     """Median seconds of a job, and bytes it added to what the model and the images take."""
     device = watch.device
-    case = Case(request["size"], request["batch"], request["precision"])
+    case = Case(*(request[key] for key in ("size", "batch", "precision", "blocks")))
     call = networks.build(request["name"], case, request["job"], device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     if device.type == "cuda":
@@ -34,7 +34,7 @@ def time_job(request: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
     call()
     watch.synchronize()
     peak = memory(device)
-    seconds, calls = watch.median(call, SECONDS, warmed_up=True)
+    seconds, calls = watch.median(call, SECONDS[device.type], warmed_up=True)
     added = None if peak is None else peak - before
     return {"seconds": seconds, "calls": calls, "added_bytes": added, "peak_bytes": peak}
 
@@ -72,7 +72,7 @@ def answer(request: dict[str, Any], watch: Stopwatch) -> Any:
     if kind == "describe":
         return describe(device)
     if kind == "accuracy":
-        return accuracy.against_float64(request["precision"], device, request["size"])
+        return accuracy.against_float64(request["precision"], device, request["size"], request["blocks"])
     if kind == "official":
         return accuracy.official(device)
     if kind == "rates":

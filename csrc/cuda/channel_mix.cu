@@ -94,7 +94,7 @@ struct Mix {
 };
 
 template <typename T, int kChannels, int kWidth>
-__global__ void __launch_bounds__(kPointwiseThreads) mix_kernel(const MixOperands<T> o) {
+__global__ void __launch_bounds__(kPointwiseThreads, 2) mix_kernel(const MixOperands<T> o) {
   Mix<T, kChannels> work(o);
   for_each_item<kWidth>(work, o.batch, o.pixels, o.x, o.x_stride);
 }
@@ -136,7 +136,7 @@ struct MixBackward {
 
 // o.x is grad_y, o.y is grad_x; partial: [blocks, C, C].
 template <typename T, int kChannels, int kWidth>
-__global__ void __launch_bounds__(kPointwiseThreads, 2)
+__global__ void __launch_bounds__(kPointwiseThreads, kChannels * sizeof(T) > 16 ? 1 : 2)
     mix_backward_kernel(const MixOperands<T> o, const T* x, std::int64_t x_stride, double* partial) {
   constexpr int kPairs = kChannels * kChannels;
   MixBackward<T, kChannels> work{Mix<T, kChannels>(o), x, x_stride, {}};

@@ -48,7 +48,7 @@ struct Coupling {
 };
 
 template <CouplingOp op, typename T, int kWidth>
-__global__ void __launch_bounds__(kPointwiseThreads) coupling_kernel(const Operands<T> o) {
+__global__ void __launch_bounds__(kPointwiseThreads, sizeof(T) == 8 ? 1 : 2) coupling_kernel(const Operands<T> o) {
   Coupling<op, T> work{o};
   for_each_item<kWidth>(work, o.samples, o.length, o.h, o.h_stride);
 }
