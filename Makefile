@@ -48,7 +48,7 @@ $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
 	touch $@
 
 $(STAMPS)/install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
-	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo]'
+	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo,prepare,register,notebook]'
 	touch $@
 
 $(STAMPS)/lint-tools: $(STAMPS)/venv pyproject.toml

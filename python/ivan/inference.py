@@ -292,12 +292,15 @@ def find(
 ) -> list[Case]:
     """The cases in `data` (or in one folder a modality); those left out are told on standard error."""
     from ivan.data import find_cases, find_cases_in_folders
+    from ivan.data.datalist import is_datalist, read_datalist
 
     if roots:
         if missing := [name for name in required if name not in roots]:
             raise InputError(f"--root1/2/3: no folder for {missing[0]}; give one folder for each modality")
         extra = {name: roots[name] for name in optional if name in roots}
         cases = find_cases_in_folders({name: roots[name] for name in required}, optional=extra)
+    elif str(data) and is_datalist(data):
+        cases = read_datalist(data, required, optional=optional)
     elif str(data):
         cases = find_cases(data, required, optional=optional)
     else:

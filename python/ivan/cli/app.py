@@ -9,6 +9,7 @@ import typer
 from ivan.cli.demo import demo
 from ivan.cli.evaluate import evaluate
 from ivan.cli.info import info
+from ivan.cli.prepare import prepare
 from ivan.cli.synthesize import synthesize
 from ivan.cli.test import run_test
 from ivan.cli.train import train
@@ -55,6 +56,7 @@ def _options(
 
 
 app.command(rich_help_panel="Main")(demo)
+app.command(rich_help_panel="Main")(prepare)
 app.command(rich_help_panel="Main")(train)
 app.command(rich_help_panel="Main")(synthesize)
 app.command(rich_help_panel="Main")(evaluate)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, Split, collate_slices, make_split
+from ivan.data.datalist import split_in
 from ivan.inference import find
 from ivan.training.config import TrainConfig
 from ivan.training.files import replace_json
@@ -39,6 +40,8 @@ def load_data(
     """
     cases = find((*config.sources, *config.targets), config.data, config.roots or None)
     file = split_file or (Path(config.split) if config.split else None)
+    if file is None and not config.roots:
+        file = split_in(config.data)
     split = make_split(cases, file=file, validation=config.validation, seed=config.seed)
     cache_dir = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "cache"
     common: dict[str, Any] = {
