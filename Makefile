@@ -21,13 +21,15 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo lint format bench gpu-check cuda-gate clean
+.PHONY: help setup test demo soak fuzz wheel lint format bench gpu-check cuda-gate clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
 	@echo "make gpu-check  the tests that need a CUDA device"
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
 	@echo "make bench      kernels against plain PyTorch   make cuda-gate  all CUDA architectures, warnings are errors"
+	@echo "make soak       kill -9 at random moments, KILLS=50 of each job      make fuzz   thousands of damaged files"
+	@echo "make wheel      build and check the wheel in dist/"
 	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
 
 # --- set-up --------------------------------------------------------------------------------------------------------
@@ -66,6 +68,13 @@ test: $(STAMPS)/install
 
 gpu-check: $(STAMPS)/install
 	$(BIN)/pytest -q -m gpu $(PYTEST_ARGS)
+
+# Results after kills must equal those of jobs nobody killed: one thread, so that sums have one order.
+soak: $(STAMPS)/install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(STAMPS)/install
+	IVAN_FUZZ=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/ivan/test_fuzz.py -o timeout=0 $(PYTEST_ARGS)
 
 bench: $(STAMPS)/install
 	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' $(PYTEST_ARGS)

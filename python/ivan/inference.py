@@ -225,6 +225,8 @@ def synthesize(
         InputError: the run or the data cannot be used.
         RunError: a result cannot be written; those before it are whole.
     """
+    from ivan.data.writing import remove_leftovers
+
     if not str(out):
         raise InputError("--out: no folder given for the results")
     if Path(out).exists() and not Path(out).is_dir():
@@ -234,6 +236,8 @@ def synthesize(
     set_threads(threads)
     predictor = load_predictor(run, checkpoint=checkpoint, device=device, pixels=pixels)
     cases = find(predictor.modalities(inverse)[0], data, roots)
+    for name in predictor.modalities(inverse)[1]:
+        remove_leftovers(Path(out) / name)
     written: list[Path] = []
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:

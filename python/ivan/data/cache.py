@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ivan.data.normalise import Scale
 from ivan.data.writing import atomic_file
 from ivan.errors import InputError
 
-_FORM = 1  # raise it whenever what is stored changes its meaning
+_FORM = 2  # raise it whenever what is stored changes its meaning
 
 
 @dataclass(eq=False)
@@ -70,6 +71,7 @@ def decode_on_disk(
     stored = _open(case, array_path, record_path)
     if stored is not None:
         return stored
+    damaged = array_path.exists() and record_path.exists()
     decoded = decode(case, modalities, sources, options)
     with atomic_file(array_path) as file:
         np.save(file, decoded.slices, allow_pickle=False)
@@ -80,11 +82,22 @@ def decode_on_disk(
         "box": decoded.box.tolist(),
         "scales": {modality: asdict(scale) for modality, scale in decoded.scales.items()},
         "notes": decoded.notes,
+        "crc32": _checksum(decoded.slices),
     }
     with atomic_file(record_path) as file:  # last: its presence says that the array is complete
         file.write(json.dumps(record).encode())
     decoded.slices = np.load(array_path, mmap_mode="r", allow_pickle=False)
+    if damaged:
+        decoded.notes = [*decoded.notes, f"{array_path}: damaged cache entry, decoded again"]
     return decoded
+
+
+def _checksum(slices: np.ndarray) -> int:
+    """CRC-32 of the values, slice by slice: reading the file once at start is cheap beside a silent flip."""
+    value = 0
+    for one in slices:
+        value = zlib.crc32(np.ascontiguousarray(one).data, value)
+    return value
 
 
 def _key(case: Case, modalities: Sequence[str], sources: Sequence[str], options: dict[str, Any]) -> str:
@@ -114,10 +127,12 @@ def _open(case: Case, array_path: Path, record_path: Path) -> CachedCase | None:
         slices = np.load(array_path, mmap_mode="r", allow_pickle=False)
         if list(slices.shape) != record["shape"] or slices.dtype != np.float32:
             return None
+        if _checksum(slices) != record["crc32"]:
+            return None
         scales = {modality: Scale(**scale) for modality, scale in record["scales"].items()}
         coverage, box = np.array(record["coverage"]), np.array(record["box"], dtype=np.int64)
         return CachedCase(case, slices, coverage, box, scales, list(record["notes"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -15,19 +15,13 @@ from torch import Tensor, nn
 from ivan.errors import RunError
 from ivan.losses import bidirectional_loss
 from ivan.model import IVAN
-from ivan.training.checkpoint import Checkpoint, write_checkpoint
 from ivan.training.config import TrainConfig
 from ivan.training.files import failed_write, replace_file
 from ivan.training.log import RunLog
+from ivan.training.memory import advice, is_out_of_memory
 from ivan.training.picture import draw, png
-from ivan.training.state import (
-    Average,
-    load_optimizer,
-    load_weights,
-    optimizer_tensors,
-    random_state,
-    set_random_state,
-)
+from ivan.training.saving import Saving
+from ivan.training.state import Average
 from ivan.training.stop import StopRequest
 from ivan.training.validate import spread, validate
 
@@ -58,7 +52,7 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, total_st
     return config.lr * rise * config.lr_factor ** (step // steps_per_epoch // config.lr_every)
 
 
-class Trainer:
+class Trainer(Saving):
     """State and loop of one run in one process.
 
     Args:
@@ -102,76 +96,17 @@ class Trainer:
         self.step = 0
         self.saved_step = -1
         self.device: torch.device = device
+        self.waited = self.trained = 0.0  # seconds of waiting for data, and of all that is logged
+        self._waited = 0.0  # since the last line of the log
+        self._logged_at = time.perf_counter()
         self._pending: list[
             tuple[int, list[str], Tensor, Tensor]
         ] = []  # steps whose losses were not read yet
 
-    # Saving and loading
-
-    def save(self) -> None:
-        """Write a checkpoint of the current step, unless there is one."""
-        if self.saved_step == self.step:
-            return
-        states = self._gather(random_state(self.device))
-        if self.fabric.is_global_zero:
-            weights = self.model.state_dict()
-            tensors: dict[str, Any] = {"model": weights}
-            if self.average:
-                tensors = {"model": {**weights, **self.average.values}, "training": weights}
-            tensors["optimizer"] = optimizer_tensors(self._plain_optimizer, self.model)
-            state = {
-                "step": self.step,
-                "epoch": self.step // self.steps_per_epoch,
-                "batch_in_epoch": self.step % self.steps_per_epoch,
-                "steps_per_epoch": self.steps_per_epoch,
-                "processes": self.fabric.world_size,
-                "random": states,
-                "loss_scale": self._precision.state_dict(),
-            }
-            write_checkpoint(self.run, tensors, state, keep=self.config.keep)
-        self.fabric.barrier()
-        self.saved_step = self.step
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
-        tensors, state = checkpoint.tensors, checkpoint.state
-        origin = checkpoint.path
-        if (state["steps_per_epoch"], state["processes"]) != (self.steps_per_epoch, self.fabric.world_size):
-            found = f"{state['steps_per_epoch']} steps an epoch in {state['processes']} processes"
-            raise RunError(
-                f"{origin}: was trained with {found}, now {self.steps_per_epoch} in "
-                f"{self.fabric.world_size}; "
-                "resume with the same data, --split and --devices"
-            )
-        load_weights(self.model, tensors["training" if self.average else "model"], origin)
-        if self.average:
-            self.average.load(tensors["model"])
-        load_optimizer(self._plain_optimizer, self.model, tensors["optimizer"])
-        if state["loss_scale"]:
-            self._precision.load_state_dict(state["loss_scale"])
-        set_random_state(state["random"][self.fabric.global_rank], self.device)
-        self.step = self.saved_step = int(state["step"])
-
-    @property
-    def _plain_optimizer(self) -> torch.optim.Optimizer:
-        return self.optimizer.optimizer
-
-    @property
-    def _precision(self) -> Any:
-        return self.fabric.strategy.precision
-
-    def _gather(self, value: Any) -> list[Any]:
-        if self.fabric.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-    # The loop
-
     def train(self, log: RunLog, stop: StopRequest) -> None:
         """Train to the last step, or until `stop`; the last state is saved either way."""
         last_save = time.monotonic()
+        self._logged_at = time.perf_counter()
         for batch, names in self._epochs():
             self._one_step(batch, names)
             log.advance(self.step)
@@ -198,17 +133,50 @@ class Trainer:
     def _epochs(self) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
         while self.step < self.total_steps:
             epoch, position = divmod(self.step, self.steps_per_epoch)
-            for batch, names in self.batches.epoch(epoch, position):
+            for batch, names in self._timed(self.batches.epoch(epoch, position)):
                 yield {key: t.to(self.device, non_blocking=True) for key, t in batch.items()}, names
                 if self.step >= self.total_steps:
                     return
 
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of an epoch; adds up the seconds that a step waits for its batch.
+
+        Raises:
+            RunError: a loader process died; the weights are saved first.
+        """
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                kept = self.keep()
+                raise RunError(
+                    f"a process that prepares slices died ({str(error).splitlines()[0]}); {kept}; use fewer "
+                    f"--workers or --cache disk, and go on with 'ivan train --resume --out {self.run}'"
+                ) from None
+            self._waited += time.perf_counter() - begin
+            if item is None:
+                return
+            yield item
+
     def _one_step(self, batch: dict[str, Tensor], names: list[str]) -> None:
         rate = learning_rate(self.config, self.step, self.steps_per_epoch, self.total_steps)
-        for group in self._plain_optimizer.param_groups:
+        for group in self.plain_optimizer.param_groups:
             group["lr"] = rate
-        losses = self.module(batch)
-        self.fabric.backward(losses["total"])
+        try:
+            losses: dict[str, Tensor] | None = self.module(batch)
+            assert losses is not None
+            self.fabric.backward(losses["total"])
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            losses = None
+        if losses is None:  # outside of the handler: what it refers to would hold the memory
+            self.optimizer.zero_grad(set_to_none=True)
+            kept = self.keep()
+            raise RunError(f"{advice(self.module_of(), batch, self.config)}; {kept}")
         limit = self.config.clip or math.inf
         norm = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
@@ -227,6 +195,10 @@ class Trainer:
         if self.average:
             self.average.update(self.step)
         self.step += 1
+
+    def module_of(self) -> LossModule:
+        """Model and loss without the data-parallel wrapper around them."""
+        return LossModule(self.model, self.aug, self.config.loss_options)
 
     def _stop_on_nan(self) -> None:
         """Save the good weights and raise RunError if a pending step has a loss or gradient not finite."""
@@ -252,7 +224,7 @@ class Trainer:
         """The first process decides for all, but a stop asked of any stops all."""
         if self.fabric.world_size == 1:
             return list(flags)
-        everywhere = self._gather(flags)
+        everywhere = self.gather(flags)
         return [any(each[0] for each in everywhere), *everywhere[0][1:]]
 
     def _log(self, log: RunLog) -> None:
@@ -265,7 +237,12 @@ class Trainer:
         )
         self._pending.clear()
         values = {"total": total, "forward": forward, "reverse": reverse, "gradient_norm": norm}
-        values["lr"] = self._plain_optimizer.param_groups[0]["lr"]
+        values["lr"] = self.plain_optimizer.param_groups[0]["lr"]
+        now = time.perf_counter()
+        values["data_wait"] = self._waited / max(now - self._logged_at, 1e-9)
+        self.waited += self._waited
+        self.trained += now - self._logged_at
+        self._waited, self._logged_at = 0.0, now
         log.record("train", self.step, (self.step - 1) // self.steps_per_epoch, values)
 
     def _validates(self) -> bool:
@@ -305,5 +282,5 @@ class Trainer:
         self.fabric.barrier()
 
     def _context(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self._precision.forward_context()
+        context: AbstractContextManager[Any] = self.precision.forward_context()
         return context
