@@ -21,7 +21,7 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo soak fuzz wheel lint format bench gpu-check cuda-gate clean
+.PHONY: help setup test demo docs soak fuzz wheel portable-gate lint format bench gpu-check cuda-gate clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
@@ -29,7 +29,8 @@ help:
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
 	@echo "make bench      kernels against plain PyTorch   make cuda-gate  all CUDA architectures, warnings are errors"
 	@echo "make soak       kill -9 at random moments, KILLS=50 of each job      make fuzz   thousands of damaged files"
-	@echo "make wheel      build and check the wheel in dist/"
+	@echo "make docs       write docs/api.md and the notebook anew"
+	@echo "make wheel      build and check the wheel in dist/  make portable-gate  the kernels without AVX"
 	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
 
 # --- set-up --------------------------------------------------------------------------------------------------------
@@ -69,6 +70,11 @@ test: $(STAMPS)/install
 gpu-check: $(STAMPS)/install
 	$(BIN)/pytest -q -m gpu $(PYTEST_ARGS)
 
+# Pages that are written from the code: the API reference and the notebook.
+docs: $(STAMPS)/install
+	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/first_steps.py
+
 # Results after kills must equal those of jobs nobody killed: one thread, so that sums have one order.
 soak: $(STAMPS)/install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
@@ -89,6 +95,38 @@ format: $(STAMPS)/lint-tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CLANG_FORMAT_SOURCES)
+
+$(STAMPS)/wheel-tools: $(STAMPS)/venv pyproject.toml
+	$(BIN)/pip install -q $$(sed -n 's/^wheel = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+# One wheel for CPU and CUDA (kernels for every architecture unless IVAN_WHEEL_ARCHS says less), made manylinux by
+# auditwheel; torch's libraries stay outside, the user has them. Checked in a fresh environment that only borrows
+# this one's dependencies, from outside of the checkout.
+wheel: $(STAMPS)/install $(STAMPS)/wheel-tools
+	rm -rf build/wheel build/wheel-venv dist
+	TORCH_CUDA_ARCH_LIST="$(IVAN_WHEEL_ARCHS)" $(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair -w dist build/wheel/*.whl \
+		$(foreach library,torch torch_cpu torch_cuda torch_python c10 c10_cuda,--exclude lib$(library).so)
+	$(BIN)/python -m venv --without-pip build/wheel-venv
+	$(BIN)/python -c 'import pathlib, sys; \
+		paths = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]; \
+		next(pathlib.Path("build/wheel-venv").glob("lib/*/site-packages")).joinpath("borrowed.pth").write_text("\n".join(paths))'
+	$(BIN)/pip --python build/wheel-venv/bin/python install -q --no-deps --no-index --ignore-installed dist/*.whl
+	cd build/wheel-venv && bin/python $(abspath tests/wheel/check_wheel.py)
+	ls -l dist
+
+# The build of other processors (ARM, macOS) as far as it can be tried on this one: no AVX source is compiled.
+portable-gate: $(STAMPS)/install
+	rm -rf build/portable-package && mkdir -p build/portable-package
+	$(BIN)/cmake -S . -B build/portable -GNinja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic -DIVAN_FAST_CUDA=OFF \
+		-DTORCH_DIR="$$($(BIN)/python -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("torch").origin).parent)')" \
+		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR="$$($(BIN)/pybind11-config --cmakedir)"
+	$(BIN)/cmake --build build/portable --target _C
+	cp -r ivan_fast build/portable-package/ && rm -f build/portable-package/ivan_fast/_C.*.so
+	cp build/portable/_C*.so build/portable-package/ivan_fast/
+	cd build && PYTHONPATH=portable-package $(abspath $(BIN))/python ../tests/wheel/check_wheel.py --isa portable
 
 # Only the CUDA kernels, for every architecture that releases are built for; needs nvcc, but no GPU.
 cuda-gate: $(STAMPS)/install

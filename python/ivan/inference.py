@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
+from ivan.suspicion import CLIPPED_LEVEL, clipping_lines, read_profiles
 from ivan.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ivan.data import Case, LoadedCase, Scale
+    from ivan.data.profile import Profile
     from ivan.model import IVAN
     from ivan.variables import VariableAugmentation
 
@@ -34,6 +37,7 @@ class Predictor:
         scales: modality -> scale of the training set (median over its volumes), the units of written images.
         origin: checkpoint the weights come from.
         pixels: upper bound of the pixels (N x H x W) of one batch; memory grows with it.
+        profiles: modality -> what its training images looked like; empty for runs of older versions.
     """
 
     model: IVAN
@@ -42,19 +46,39 @@ class Predictor:
     scales: dict[str, Scale]
     origin: Path
     pixels: int = DEFAULT_PIXELS
+    profiles: dict[str, list[Profile]] = field(default_factory=dict)
 
     def modalities(self, inverse: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(given, predicted) modalities of a direction."""
         sources, targets = self.config.sources, self.config.targets
         return (targets, sources) if inverse else (sources, targets)
 
-    def predict(self, slices: np.ndarray, inverse: bool = False, advance: Any = None) -> np.ndarray:
+    def suspicions(self, loaded: LoadedCase, given: Sequence[str]) -> list[str]:
+        """One line for each way in which the given images of a case are unlike the training images."""
+        from ivan.data.profile import profiles_of, unusual
+
+        found = profiles_of(loaded)
+        return [
+            line
+            for name in given
+            for line in unusual(f"{name} of {loaded.name}", found[name], self.profiles.get(name, []))
+        ]
+
+    def predict(
+        self,
+        slices: np.ndarray,
+        inverse: bool = False,
+        advance: Any = None,
+        clipped: dict[str, float] | None = None,
+    ) -> np.ndarray:
         """Predict all slices of a case.
 
         Args:
             slices: [S, M, H, W] float32, normalised as in training; M sources, or M targets for `inverse`.
             inverse: predict the sources from the targets.
             advance: called with the number of slices done after each batch.
+            clipped: receives, for each modality whose negative values were set to 0, the share of voxels
+                that were below -0.02 (rounding about a black background does not count).
 
         Returns:
             [S, K, H, W] float32 in normalised units; values below 0 are set to 0 for modalities whose
@@ -80,6 +104,8 @@ class Predictor:
                     advance(len(given))
         for index, name in enumerate(names):
             if name not in self.scales or self.scales[name].low == 0:
+                if clipped is not None:
+                    clipped[name] = float((result[:, index] < CLIPPED_LEVEL).mean())
                 np.maximum(result[:, index], 0, out=result[:, index])
         return result
 
@@ -127,7 +153,9 @@ def load_predictor(
     model, aug = build_model(config)
     load_weights(model, found.tensors["model"], found.path)
     target = choose_device(device)
-    return Predictor(model.to(target).eval(), aug, config, read_scales(run), found.path, pixels)
+    return Predictor(
+        model.to(target).eval(), aug, config, read_scales(run), found.path, pixels, read_profiles(run)
+    )
 
 
 def predictor_of(run: Path, weights: Path | None, settings: dict[str, Any], device: str) -> Predictor:
@@ -241,10 +269,12 @@ def synthesize(
     written: list[Path] = []
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:
+            started = time.perf_counter()
             _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse)
+            seconds = time.perf_counter() - started
             written += paths
             for path in paths:
-                say(f"wrote {path}")
+                say(f"wrote {path} ({seconds:.1f} s)")
     return written
 
 
@@ -264,7 +294,10 @@ def synthesize_case(
     loaded = predictor.load(case, given)
     for note in loaded.notes:
         warn(note)
-    predicted = predictor.predict(loaded.slices, inverse)
+    clipped: dict[str, float] = {}
+    predicted = predictor.predict(loaded.slices, inverse, clipped=clipped)
+    for line in [*predictor.suspicions(loaded, given), *clipping_lines(case.name, clipped)]:
+        warn(line)
     volumes, paths = {}, []
     suffix = output_suffix(case.files[given[0]])
     for index, name in enumerate(names):

@@ -8,6 +8,7 @@ import typer
 
 from ivan.cli.demo import demo
 from ivan.cli.evaluate import evaluate
+from ivan.cli.export import export
 from ivan.cli.info import info
 from ivan.cli.prepare import prepare
 from ivan.cli.synthesize import synthesize
@@ -60,5 +61,6 @@ app.command(rich_help_panel="Main")(prepare)
 app.command(rich_help_panel="Main")(train)
 app.command(rich_help_panel="Main")(synthesize)
 app.command(rich_help_panel="Main")(evaluate)
+app.command(rich_help_panel="Other")(export)
 app.command("test", rich_help_panel="Other")(run_test)
 app.command(rich_help_panel="Other")(info)

@@ -16,6 +16,7 @@ import numpy as np
 from ivan.data.cases import Case
 from ivan.data.loading import load_case
 from ivan.data.normalise import Scale
+from ivan.data.profile import Profile, profiles_of
 from ivan.data.writing import atomic_file
 from ivan.errors import InputError
 
@@ -34,6 +35,7 @@ class CachedCase:
             none).
         scales: modality to scale.
         notes: what was done on reading.
+        profiles: modality to what it looks like.
     """
 
     case: Case
@@ -42,6 +44,7 @@ class CachedCase:
     box: np.ndarray
     scales: dict[str, Scale]
     notes: list[str]
+    profiles: dict[str, Profile]
 
 
 def decode(
@@ -55,7 +58,8 @@ def decode(
         rows, columns = np.flatnonzero(one.any(axis=1)), np.flatnonzero(one.any(axis=0))
         if rows.size:
             box[index] = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    return CachedCase(case, loaded.slices, mask.mean(axis=(1, 2)), box, loaded.scales, loaded.notes)
+    coverage = mask.mean(axis=(1, 2))
+    return CachedCase(case, loaded.slices, coverage, box, loaded.scales, loaded.notes, profiles_of(loaded))
 
 
 def decode_on_disk(
@@ -82,6 +86,7 @@ def decode_on_disk(
         "box": decoded.box.tolist(),
         "scales": {modality: asdict(scale) for modality, scale in decoded.scales.items()},
         "notes": decoded.notes,
+        "profiles": {modality: profile.to_json() for modality, profile in decoded.profiles.items()},
         "crc32": _checksum(decoded.slices),
     }
     with atomic_file(record_path) as file:  # last: its presence says that the array is complete
@@ -131,7 +136,8 @@ def _open(case: Case, array_path: Path, record_path: Path) -> CachedCase | None:
             return None
         scales = {modality: Scale(**scale) for modality, scale in record["scales"].items()}
         coverage, box = np.array(record["coverage"]), np.array(record["box"], dtype=np.int64)
-        return CachedCase(case, slices, coverage, box, scales, list(record["notes"]))
+        profiles = {modality: Profile.from_json(profile) for modality, profile in record["profiles"].items()}
+        return CachedCase(case, slices, coverage, box, scales, list(record["notes"]), profiles)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -67,10 +67,12 @@ def evaluate_cases(
     """Predict and measure cases in normalised units; `directions`: False is forward, True inverse."""
     from ivan.inference import progress_over
     from ivan.report import CaseResult, Synthesis
+    from ivan.suspicion import clipping_lines
 
     config = predictor.config
     rows: list[CaseMetrics] = []
     views: list[CaseResult] = []
+    warnings: list[str] = []
     with progress_over(ranges, "evaluating", progress) as (items, say):
         for item in items:
             images: dict[str, np.ndarray] = {}
@@ -80,7 +82,9 @@ def evaluate_cases(
                 loaded = predictor.load(item.case, (*given, *names))
                 start, stop = item.bounds(len(loaded.slices))
                 chosen = loaded.slices[start:stop]
-                predicted = predictor.predict(chosen[:, : len(given)], inverse)
+                clipped: dict[str, float] = {}
+                predicted = predictor.predict(chosen[:, : len(given)], inverse, clipped=clipped)
+                warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
                 word = "inverse" if inverse else "forward"
                 for index, name in enumerate(names):
                     real = chosen[:, len(given) + index]
@@ -116,7 +120,7 @@ def evaluate_cases(
         "clipping": "predictions below 0 are set to 0 where the training images had no negative values",
         "checkpoint": str(predictor.origin),
     }
-    return Evaluation(rows, common, views)
+    return Evaluation(rows, common, views, list(dict.fromkeys(warnings)))
 
 
 def _range_of(item: CaseRange, bounds: tuple[int, int | None]) -> CaseRange:

@@ -148,7 +148,7 @@ def write_report(
             "notes": alert("note", "Notes", notes),
             "headline": headline(table),
             "viewer": viewer if payloads else "",
-            "metrics": metric_section(table),
+            "metrics": metric_section(table, [payload["name"] for payload in payloads]),
             "curves": _CURVES if curves else "",
             "details": f'<div class="pair">{details}</div>' if details else "",
             "data": _json({"cases": payloads, "charts": curves}),

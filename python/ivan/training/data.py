@@ -87,7 +87,7 @@ def load_data(
 
 
 def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
-    """Record the training volumes' scales: their medians are the units of synthesised images."""
+    """Record the training volumes' scales, whose medians are the units of synthesised images, and looks."""
     medians = {name: data.training.median_scale(name) for name in (*config.sources, *config.targets)}
     replace_json(
         path,
@@ -98,6 +98,10 @@ def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
             "cases": {
                 case: {name: {"low": scale.low, "high": scale.high} for name, scale in scales.items()}
                 for case, scales in data.training.scales.items()
+            },
+            "profiles": {
+                case: {name: profile.to_json() for name, profile in profiles.items()}
+                for case, profiles in data.training.profiles.items()
             },
         },
     )

@@ -84,12 +84,7 @@ class Trainer(Saving):
             config.precision == "fp16-mixed"
         )  # these gradients are scaled, and may overflow now and then
         device = fabric.device
-        optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=not self.scaled,  # the fused step would hide the scaled gradients from the clipping
-        )
+        optimizer = self.make_optimizer(model)
         self.model = model
         self.module, self.optimizer = fabric.setup(LossModule(model, aug, config.loss_options), optimizer)
         self.average = Average(model, config.ema) if config.ema else None
@@ -102,6 +97,15 @@ class Trainer(Saving):
         self._pending: list[
             tuple[int, list[str], Tensor, Tensor]
         ] = []  # steps whose losses were not read yet
+
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam with the run's settings."""
+        return torch.optim.Adam(
+            model.parameters(),
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+            fused=not self.scaled,  # the fused step would hide the scaled gradients from the clipping
+        )
 
     def train(self, log: RunLog, stop: StopRequest) -> None:
         """Train to the last step, or until `stop`; the last state is saved either way."""

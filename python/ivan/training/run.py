@@ -201,6 +201,7 @@ def _silent(line: str) -> None:
 
 def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> None:
     """Write report.html: curves, configuration, and the network on the first validation case."""
+    from ivan.environment import collect
     from ivan.evaluation import Evaluation, run_record
     from ivan.evaluation.run import evaluate_cases
     from ivan.inference import load_predictor
@@ -222,11 +223,8 @@ def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> 
         history=history,
         cases=found.views,
         metrics=found.to_table() if found.cases else None,
-        environment={
-            "torch": torch.__version__,
-            "device": str(trainer.device),
-            "threads": torch.get_num_threads(),
-        },
+        warnings=found.warnings,
+        environment={"Trained on": {"device": str(trainer.device)}, **collect()},
     )
 
 

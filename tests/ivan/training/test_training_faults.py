@@ -20,6 +20,7 @@ import ivan
 from ivan.errors import RunError
 from ivan.training import loop
 from ivan.training.checkpoint import read_checkpoint
+from ivan.training.memory import is_out_of_memory
 
 
 def same_weights(a: Path, b: Path) -> bool:
@@ -70,28 +71,13 @@ def test_out_of_memory_says_what_fits(
     assert same_weights(whole, whole.parent / "run")  # the tries changed nothing
 
 
-def test_real_memory_limit_of_the_process(tiny_data: Path, tmp_path: Path) -> None:
-    """Address space for the program and little more: PyTorch's own allocator fails."""
-    code = f"""
-import resource, sys, torch
-from ivan.cli import run
-from ivan.training import loop
-first = loop.Trainer._one_step
-def step(trainer, *batch):
-    if trainer.step == 0:
-        used = int(open("/proc/self/statm").read().split()[0]) * 4096
-        resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), -1))
-    first(trainer, *batch)
-loop.Trainer._one_step = step
-sys.exit(run("train --data {tiny_data} --from T1 --to T2 --out {tmp_path}/run --device cpu --quiet"
-             " --threads 1 --blocks 2 --patch-size 256 --memory store --no-tensorboard --epochs 1".split()))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "out of memory on 1 slices of 256x256 with --memory store" in done.stderr
-    assert "use --memory invert" in done.stderr or "--patch-size" in done.stderr
-    assert read_checkpoint(tmp_path / "run").state["step"] == 0
+def test_errors_of_the_allocators_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 46)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_death_of_a_loader_process(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
