@@ -116,17 +116,9 @@ wheel: $(STAMPS)/install $(STAMPS)/wheel-tools
 	cd build/wheel-venv && bin/python $(abspath tests/wheel/check_wheel.py)
 	ls -l dist
 
-# The build of other processors (ARM, macOS) as far as it can be tried on this one: no AVX source is compiled.
+# The kernels of processors without AVX: cross-compiled for ARM and run in an emulator (see the test for its needs).
 portable-gate: $(STAMPS)/install
-	rm -rf build/portable-package && mkdir -p build/portable-package
-	$(BIN)/cmake -S . -B build/portable -GNinja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-		-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=generic -DIVAN_FAST_CUDA=OFF \
-		-DTORCH_DIR="$$($(BIN)/python -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("torch").origin).parent)')" \
-		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR="$$($(BIN)/pybind11-config --cmakedir)"
-	$(BIN)/cmake --build build/portable --target _C
-	cp -r ivan_fast build/portable-package/ && rm -f build/portable-package/ivan_fast/_C.*.so
-	cp build/portable/_C*.so build/portable-package/ivan_fast/
-	cd build && PYTHONPATH=portable-package $(abspath $(BIN))/python ../tests/wheel/check_wheel.py --isa portable
+	$(BIN)/pytest -q -rs tests/csrc/test_arm.py
 
 # Only the CUDA kernels, for every architecture that releases are built for; needs nvcc, but no GPU.
 cuda-gate: $(STAMPS)/install

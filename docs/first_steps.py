@@ -11,8 +11,8 @@ CELLS: list[tuple[str, str]] = [
         "markdown",
         """# First steps with `ivan` in Python
 
-Train a small invertible network on simulated images, use it in both directions, measure it. Everything runs in about a minute on
-a laptop; the images are computed here, so the numbers say nothing about real scans.""",
+Train a small invertible network on simulated images, use it in both directions, measure it. Everything
+is quick, and the images are computed here: the numbers say nothing about real scans.""",
     ),
     (
         "code",
@@ -37,7 +37,7 @@ folder = Path(tempfile.mkdtemp())""",
         "code",
         """def write_patient(name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 44, 6)), indexing="ij")
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 44, 6)), indexing="ij")
     tissue = np.where(x**2 + y**2 < 0.8, 0.6, 0.0)
     for _ in range(6):
         cx, cy, size = rng.uniform(-0.5, 0.5, 3) * (1, 1, 0.4) + (0, 0, 0.25)

@@ -22,7 +22,8 @@ MODULES = {
 }
 HEADER = """# API reference
 
-Written by `make docs` from the docstrings; a test fails where they differ. Shapes are in brackets, units and value ranges beside them.
+Written by `make docs` from the docstrings; a test fails where they differ. Shapes are in brackets, units and
+value ranges beside them.
 """
 
 

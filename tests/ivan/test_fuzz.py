@@ -35,7 +35,7 @@ from ivan.prepare.series import build_volume, sort_series
 from ivan.training import TrainConfig
 from ivan.training.checkpoint import read_checkpoint
 
-EXAMPLES = int(os.environ.get("IVAN_FUZZ", "25"))
+EXAMPLES = int(os.environ.get("IVAN_FUZZ", "15"))
 fuzz = settings(
     max_examples=EXAMPLES,
     deadline=None,
