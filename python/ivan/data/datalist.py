@@ -91,6 +91,11 @@ def parts_of(content: Any, path: Path) -> dict[str, list[str]] | None:
     }
 
 
+def file_of(path: str | os.PathLike[str]) -> Path:
+    """The folder or file that `--data` names, without the part of a data set file."""
+    return _divide(path)[0]
+
+
 def split_in(path: str | os.PathLike[str]) -> Path | None:
     """The data set file where it divides its cases itself: it has a validation part, and none was chosen."""
     file, part = _divide(path)

@@ -30,12 +30,15 @@ def evaluate_run(
     device: str,
     progress: bool,
 ) -> Evaluation:
+    from ivan.data.datalist import file_of
     from ivan.inference import find, load_predictor
 
     predictor = load_predictor(run, checkpoint=checkpoint, device=device)
     config = predictor.config
     cases = find((*config.sources, *config.targets), data, roots)
-    same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
+    same_data = (
+        bool(str(data)) and bool(config.data) and file_of(data).resolve() == file_of(config.data).resolve()
+    )
     trained = _trained_ranges(run) if same_data else {}
     directions = [False, True] if direction == "both" else [direction == "inverse"]
     result = evaluate_cases(

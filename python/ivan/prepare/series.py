@@ -63,13 +63,16 @@ def sort_series(headers: Sequence[Header]) -> Sorted:
         by_series.setdefault((header.patient, header.series), []).append(header)
     for group in by_series.values():
         group.sort(key=lambda header: str(header.path))
-        stacks: dict[tuple[object, ...], list[Frame]] = {}
-        for header in group:
-            for frame in header.frames:
-                stacks.setdefault(_geometry(frame), []).append(frame)
-        total = sum(map(len, stacks.values()))
+        stacks: list[list[Frame]] = []
+        for frame in (frame for header in group for frame in header.frames):
+            fitting = next((frames for frames in stacks if _parallel(frames[0], frame)), None)
+            if fitting is None:
+                stacks.append([frame])
+            else:
+                fitting.append(frame)
+        total = sum(map(len, stacks))
         parts: list[Stack] = []
-        for frames in stacks.values():
+        for frames in stacks:
             echoes = sorted({frame.echo for frame in frames if not math.isnan(frame.echo)})
             chosen = echoes if len(echoes) > 1 else [math.nan]
             for echo in chosen:
@@ -77,7 +80,7 @@ def sort_series(headers: Sequence[Header]) -> Sorted:
                 parts.append(Stack(group[0], tuple(sorted(own, key=_along)), echo, total - len(own)))
         found.stacks += parts
         if len(stacks) > 1:
-            sizes = ", ".join(str(len(frames)) for frames in stacks.values())
+            sizes = ", ".join(str(len(frames)) for frames in stacks)
             found.notes.append(
                 f"{parts[0].label}: mixed series: {total} slices in {len(stacks)} sizes or orientations "
                 f"({sizes}); "
@@ -86,9 +89,11 @@ def sort_series(headers: Sequence[Header]) -> Sorted:
     return found
 
 
-def _geometry(frame: Frame) -> tuple[object, ...]:
-    cosines = tuple(round(value, 2) + 0.0 for value in frame.orientation)
-    return frame.shape, cosines, tuple(round(value, 3) for value in frame.spacing)
+def _parallel(a: Frame, b: Frame) -> bool:
+    """Whether two slices can be of one volume: size, spacing and direction agree up to what headers round."""
+    turned = max(abs(p - q) for p, q in zip(a.orientation, b.orientation, strict=True))
+    stretched = max(abs(p - q) / p for p, q in zip(a.spacing, b.spacing, strict=True))
+    return a.shape == b.shape and turned < 0.01 and stretched < 0.001
 
 
 def _normal(frame: Frame) -> np.ndarray:

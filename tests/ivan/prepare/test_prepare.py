@@ -119,6 +119,13 @@ def test_training_takes_the_dataset(
     )
     assert [p.name for p in (tmp_path / "made" / "T2").iterdir()] == [content["test"][0]["case"] + ".nii.gz"]
     assert ivan(["evaluate", "--run", str(run), "--data", test, "--quiet"]) == 0
+    trained = f"{out}/dataset.json:training"
+    assert (
+        ivan(["evaluate", "--run", str(run), "--data", trained, "--quiet", "--out", str(tmp_path / "e")]) == 0
+    )
+    cases = json.loads((tmp_path / "e" / "metrics.json").read_text())["cases"]
+    assert cases
+    assert all(case["in_training"] for case in cases)
 
 
 def test_page_has_one_overlay_a_case_and_names_what_was_left_out(prepared: tuple[Path, Path]) -> None:
