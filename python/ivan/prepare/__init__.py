@@ -1,6 +1,6 @@
 """`ivan prepare`: DICOM, NIfTI and BIDS trees into paired volumes on one grid. `docs/prepare.md` explains it.
 
-- `dicom`: which files are DICOM, and what their headers say
+- `dicom`: which files are DICOM, and what their headers say; `pixels`: their slices
 - `series`: slices into a volume; missing and mixed slices are found here
 - `contrast`: the modality that a series' description names
 - `find`: cases in a folder, whatever it is made of

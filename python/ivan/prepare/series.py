@@ -12,7 +12,8 @@ import numpy as np
 from ivan.data.orientation import canonical_affine, to_canonical
 from ivan.data.volume import Grid, Volume, check_claim, refuse_constant
 from ivan.errors import InputError
-from ivan.prepare.dicom import Frame, Header, PixelReader
+from ivan.prepare.dicom import Frame, Header
+from ivan.prepare.pixels import PixelReader
 
 _TOLERANCE = 0.05  # of the slice distance: scanners round positions
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -15,7 +15,7 @@ from dicom_phantom import axial_affine, grid, head, write_series
 from ivan.cli import run as ivan
 from ivan.data import read_volume
 from ivan.data.datalist import read_datalist
-from ivan.errors import InputError, RunError
+from ivan.errors import RunError
 from ivan.prepare import job as job_module
 from ivan.prepare import prepare
 from ivan.prepare.check import compare
@@ -324,30 +324,3 @@ def test_bad_usage_is_one_line(
         assert said in error
     assert not Path(new).exists()
     assert Path(done).is_dir()
-
-
-def test_datalists_of_others_and_bad_ones(prepared: tuple[Path, Path], tmp_path: Path) -> None:
-    _, out = prepared
-    path = tmp_path / "list.json"
-    image = [str(out / "T1" / "anna.nii.gz"), str(out / "T2" / "anna.nii.gz")]
-    path.write_text(json.dumps({"modality": {"0": "t1", "1": "T2"}, "training": [{"image": image}]}))
-    (case,) = read_datalist(path, ["T1", "T2"])
-    assert (case.name, case.patient, set(case.files)) == ("anna", "anna", {"T1", "T2"})
-    for content, said in (
-        ("[", "not a JSON file"),
-        ("{}", "training"),
-        ('{"training": 3}', "training"),
-        ('{"training": [3]}', "expected"),
-        ('{"training": [{"image": ["a"], "modality": ["T1", "T2"]}]}', "as many"),
-        ('{"training": [{"image": ["a.nii"], "modality": ["T1"], "case": "../x"}]}', "file's name"),
-        (
-            '{"modality": "T1", "training": [{"image": "a.nii"}, {"image": "b/a.nii"}]}',
-            "twice",
-        ),
-        ('{"training": [{"image": ["a.nii"], "modality": ["T2"]}]}', "no case has all of T1"),
-    ):
-        path.write_text(content)
-        with pytest.raises(InputError, match=said):
-            read_datalist(path, ["T1"])
-    with pytest.raises(InputError, match="cannot be read"):
-        read_datalist(tmp_path / "absent.json", ["T1"])
