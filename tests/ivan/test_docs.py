@@ -1,5 +1,4 @@
-"""The documentation is true: commands parse and run, Python blocks run on names that exist, pages are up "
-"to date."""
+"""The documentation is true: commands and Python blocks run, links lead somewhere, pages are up to date."""
 
 from __future__ import annotations
 

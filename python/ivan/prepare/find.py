@@ -193,8 +193,7 @@ def _study_time(series: Mapping[str, Sequence[Stack]]) -> str:
 
 
 def _choose(name: str, patient: str, series: Mapping[str, list[Stack]]) -> RawCase:
-    """One stack a modality: the one with most slices, of these the one with most pixels, then the "
-    "earliest."""
+    """One stack a modality: that with most slices, then most pixels, then the earliest."""
     images, notes = {}, []
     for modality, stacks in series.items():
         order = sorted(

@@ -29,8 +29,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 class Limited:
-    """The loss with a memory limit: more than `pixels` in a batch (or a policy that keeps more) is too "
-    "much."""
+    """The loss with a memory limit: of pixels in a batch, or of all policies but one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, pixels: int, only: str = "", after: int = 0) -> None:
         self.calls = 0

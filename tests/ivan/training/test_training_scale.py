@@ -53,8 +53,7 @@ def volumes(folder: Path, count: int) -> Path:
 
 
 def test_memory_of_a_disk_cache_does_not_grow_with_the_volumes(tmp_path: Path) -> None:
-    """Bytes held by a data set, and the peak of reading it, for 2 and for 8 volumes (393 KB of slices "
-    "each)."""
+    """Bytes held by a data set, and the peak of reading it, for 2 and for 8 volumes."""
     held, peaks = {}, {}
     for count in (2, 8):
         cases = find_cases(volumes(tmp_path / str(count), count), ["T1", "T2"])
