@@ -296,8 +296,6 @@ def synthesize_case(
         warn(note)
     clipped: dict[str, float] = {}
     predicted = predictor.predict(loaded.slices, inverse, clipped=clipped)
-    for line in [*predictor.suspicions(loaded, given), *clipping_lines(case.name, clipped)]:
-        warn(line)
     volumes, paths = {}, []
     suffix = output_suffix(case.files[given[0]])
     for index, name in enumerate(names):
@@ -312,6 +310,8 @@ def synthesize_case(
             values = np.clip(values, 0, 1)
         volumes[name] = loaded.to_volume(values)
         paths.append(write_volume(out / name / f"{case.name}{suffix}", volumes[name], loaded.reference))
+    for line in [*predictor.suspicions(loaded, given), *clipping_lines(case.name, clipped)]:
+        warn(line)
     return volumes, paths
 
 
