@@ -52,6 +52,10 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, total_st
     return config.lr * rise * config.lr_factor ** (step // steps_per_epoch // config.lr_every)
 
 
+def _is_dead_loader(error: RuntimeError) -> bool:
+    return "DataLoader worker" in str(error)
+
+
 class Trainer(Saving):
     """State and loop of one run in one process.
 
@@ -108,7 +112,20 @@ class Trainer(Saving):
         )
 
     def train(self, log: RunLog, stop: StopRequest) -> None:
-        """Train to the last step, or until `stop`; the last state is saved either way."""
+        """Train to the last step, or until `stop`; the last state is saved either way.
+
+        Raises:
+            RunError: a loss that is not finite, no memory, no disk, a dead loader process.
+        """
+        try:
+            self._train(log, stop)
+        except RuntimeError as error:
+            if not _is_dead_loader(error):
+                raise
+            # PyTorch's signal handler may raise this amid an update: nothing is saved here.
+            raise self._loader_died(error, self.kept()) from None
+
+    def _train(self, log: RunLog, stop: StopRequest) -> None:
         last_save = time.monotonic()
         self._logged_at = time.perf_counter()
         for batch, names in self._epochs():
@@ -153,17 +170,19 @@ class Trainer(Saving):
             try:
                 item = next(batches, None)
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                if not _is_dead_loader(error):
                     raise
-                kept = self.keep()
-                raise RunError(
-                    f"a process that prepares slices died ({str(error).splitlines()[0]}); {kept}; use fewer "
-                    f"--workers or --cache disk, and go on with 'ivan train --resume --out {self.run}'"
-                ) from None
+                raise self._loader_died(error, self.keep()) from None
             self._waited += time.perf_counter() - begin
             if item is None:
                 return
             yield item
+
+    def _loader_died(self, error: RuntimeError, kept: str) -> RunError:
+        return RunError(
+            f"a process that prepares slices died ({str(error).splitlines()[0]}); {kept}; use fewer "
+            f"--workers or --cache disk, and go on with 'ivan train --resume --out {self.run}'"
+        )
 
     def _one_step(self, batch: dict[str, Tensor], names: list[str]) -> None:
         rate = learning_rate(self.config, self.step, self.steps_per_epoch, self.total_steps)

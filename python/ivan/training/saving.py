@@ -103,6 +103,10 @@ class Saving:
         """Save what is good and say so; processes beside this one may be gone, so only a single one saves."""
         if self.fabric.world_size == 1:
             self.save()
+        return self.kept()
+
+    def kept(self) -> str:
+        """What a message says of the newest checkpoint."""
         if self.saved_step < 0:
             return "no checkpoint yet"
         return f"weights of step {self.saved_step} are kept in {self.run}"
