@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+START := $(shell date +%s)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
@@ -19,25 +20,33 @@ export TORCH_CUDA_ARCH_LIST := $(or $(IVAN_CUDA_ARCH),$(GPU_ARCH),8.0+PTX)
 NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
-CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
+CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo docs soak fuzz wheel portable-gate lint format bench gpu-check cuda-gate clean
+.PHONY: help setup test demo docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
-	@echo "make gpu-check  the tests that need a CUDA device"
+	@echo "make gpu-check  this machine's GPU: right? how fast? ten minutes, no network"
+	@echo "make compat     one build on the oldest and the newest torch (COMPAT_TORCH=\"2.10.0 2.14.1\")"
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
-	@echo "make bench      kernels against plain PyTorch   make cuda-gate  all CUDA architectures, warnings are errors"
 	@echo "make soak       kill -9 at random moments, KILLS=50 of each job      make fuzz   thousands of damaged files"
 	@echo "make docs       write docs/api.md and the notebook anew"
 	@echo "make wheel      build and check the wheel in dist/  make portable-gate  the kernels without AVX"
+	@echo "make bench      kernels and network against plain PyTorch, into benchmarks/results/bench.json"
+	@echo "make performance  measures and writes docs/performance.md (25 minutes, on a quiet machine)"
+	@echo "make cuda-gate  all CUDA architectures, warnings are errors"
 	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
 
 # --- set-up --------------------------------------------------------------------------------------------------------
-# A Python that already has torch (a GPU image without network, say) lends its packages to the environment.
+# A Python that already has torch (a GPU image without network, say) lends its packages to the environment, by the
+# folders where it finds them: --system-site-packages would look past a virtual environment to the Python it came from.
+# The environment's own setuptools may be too old to build with, and would hide the lent one.
 $(STAMPS)/venv:
+	$(PYTHON) -m venv $(VENV)
 	if $(PYTHON) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then \
-		$(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
+		own="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
+		$(PYTHON) -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' > "$$own/lent.pth"; \
+		rm -rf "$$own"/setuptools* "$$own"/pkg_resources "$$own"/_distutils_hack "$$own"/distutils-precedence.pth; fi
 	mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/torch: $(STAMPS)/venv
@@ -51,11 +60,18 @@ $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
 	touch $@
 
 $(STAMPS)/install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
-	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo,prepare,register,notebook]'
+	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo,prepare,register,notebook,baselines]'
 	touch $@
 
 $(STAMPS)/lint-tools: $(STAMPS)/venv pyproject.toml
 	$(BIN)/pip install -q $$(sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+# Other libraries that ours is measured against. Without their requirements, which would replace torch; they run without
+# them. Neither is needed by anything else: where they cannot be had, benchmarks and tests say so and go on.
+$(STAMPS)/rivals: $(STAMPS)/install
+	$(BIN)/pip install -q --no-deps --no-build-isolation $$(sed -n 's/^bench = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",') \
+		|| echo "MemCNN and FrEIA could not be installed: they will be skipped"
 	touch $@
 
 setup: $(STAMPS)/install
@@ -64,11 +80,14 @@ setup: $(STAMPS)/install
 demo: $(STAMPS)/install
 	$(BIN)/ivan demo --out demo-run
 
-test: $(STAMPS)/install
+test: $(STAMPS)/install $(STAMPS)/rivals
 	$(BIN)/pytest -q -m "not gpu" $(PYTEST_ARGS)
 
-gpu-check: $(STAMPS)/install
-	$(BIN)/pytest -q -m gpu $(PYTEST_ARGS)
+# Everything about this machine's GPU within ten minutes, the build included: tests, accuracy, sanitizer, times; results
+# go to benchmarks/results/. Needs no network where torch, numpy, cmake, ninja, pybind11 and pytest are there.
+$(STAMPS)/gpu-install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
+	IVAN_FAST_CUDA=ON $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	touch $@
 
 # Pages that are written from the code: the API reference and the notebook.
 docs: $(STAMPS)/install
@@ -82,8 +101,22 @@ soak: $(STAMPS)/install
 fuzz: $(STAMPS)/install
 	IVAN_FUZZ=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/ivan/test_fuzz.py -o timeout=0 $(PYTEST_ARGS)
 
-bench: $(STAMPS)/install
-	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' $(PYTEST_ARGS)
+gpu-check:
+	@ls /dev/nvidia[0-9]* >/dev/null 2>&1 || nvidia-smi -L >/dev/null 2>&1 \
+		|| { echo "gpu-check: no CUDA device on this machine; nothing was checked" >&2; exit 1; }
+	$(MAKE) --no-print-directory $(STAMPS)/gpu-install
+	$(BIN)/python benchmarks/gpu_check --started $(START) $(GPU_CHECK_ARGS)
+
+# One built library on the oldest and the newest supported torch, or on those that COMPAT_TORCH names.
+compat: $(STAMPS)/build-tools
+	$(BIN)/python tests/compat.py --torch "$(COMPAT_TORCH)"
+
+bench: $(STAMPS)/install $(STAMPS)/rivals
+	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' --benchmark-json=benchmarks/results/bench.json $(PYTEST_ARGS)
+
+performance: $(STAMPS)/install $(STAMPS)/rivals
+	$(BIN)/python benchmarks/network.py --plan figures
+	$(BIN)/python benchmarks/performance.py
 
 lint: $(STAMPS)/lint-tools $(STAMPS)/install
 	$(BIN)/ruff check .
@@ -120,14 +153,22 @@ wheel: $(STAMPS)/install $(STAMPS)/wheel-tools
 portable-gate: $(STAMPS)/install
 	$(BIN)/pytest -q -rs tests/csrc/test_arm.py
 
-# Only the CUDA kernels, for every architecture that releases are built for; needs nvcc, but no GPU.
-cuda-gate: $(STAMPS)/install
+# Only the CUDA kernels, for every architecture that releases are built for, and their machine code against the rules of
+# cmake/cuda_gate.toml; needs nvcc, but no GPU. Two compilations at once unless MAX_JOBS says otherwise.
+$(STAMPS)/gate-tools: $(STAMPS)/build-tools
+	$(BIN)/pip install -q $$(sed -n 's/^cuda-gate = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+cuda-gate: $(STAMPS)/gate-tools
 	test -n "$(NVCC)" || { echo "cuda-gate: no nvcc on PATH, in CUDA_HOME or in /usr/local/cuda" >&2; exit 1; }
+	start=$$(date +%s); \
 	$(BIN)/cmake -S . -B build/cuda-gate -GNinja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 		-DTORCH_DIR="$$($(BIN)/python -c 'import importlib.util as u, pathlib; print(pathlib.Path(u.find_spec("torch").origin).parent)')" \
 		-DPython_EXECUTABLE=$(abspath $(BIN))/python -Dpybind11_DIR="$$($(BIN)/pybind11-config --cmakedir)" \
-		-DCMAKE_CUDA_COMPILER="$(NVCC)" -DIVAN_FAST_CUDA=ON -DIVAN_FAST_CUDA_ARCHS= -DIVAN_FAST_WERROR=ON
-	$(BIN)/cmake --build build/cuda-gate --target ivan_cuda
+		-DCMAKE_CUDA_COMPILER="$(NVCC)" -DIVAN_FAST_CUDA=ON -DIVAN_FAST_CUDA_ARCHS= -DIVAN_FAST_WERROR=ON; \
+	$(BIN)/cmake --build build/cuda-gate --target ivan_cuda -j $(or $(MAX_JOBS),2); \
+	$(BIN)/python cmake/cuda_gate.py cmake/cuda_gate.toml $$(find build/cuda-gate/CMakeFiles/ivan_cuda.dir -name '*.cu.o'); \
+	echo "cuda-gate: $$(($$(date +%s) - start)) s"
 
 clean:
 	rm -rf $(VENV) build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -56,6 +56,7 @@ function(ivan_fast_cuda_library name)
   # -fmad=false: as on the CPU, fused multiply-adds are written out. -Xfatbin: smaller files.
   target_compile_options(${name} PRIVATE -fmad=false -Xfatbin=-compress-all -Xcompiler=-Wall,-Wextra)
   if(IVAN_FAST_WERROR)
-    target_compile_options(${name} PRIVATE -Werror=all-warnings -Xcompiler=-Werror)
+    # Spills to local memory are errors too.
+    target_compile_options(${name} PRIVATE -Werror=all-warnings -Xcompiler=-Werror -Xptxas=-warn-spills,-warn-lmem-usage)
   endif()
 endfunction()

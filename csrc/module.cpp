@@ -1,11 +1,20 @@
 // Python module ivan_fast._C: what was built and what it runs on, as plain data. Importing it registers the ops.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
+#include <stdexcept>
+
+#include "cpu/heap.h"
 #include "cpu/isa.h"
+#include "cuda/dense_block_fused_geometry.h"
+#include "cuda/dense_block_geometry.h"
+#include "cuda/pointwise_geometry.h"
 #include "ivan_fast/dense_block.h"
 
 #ifdef IVAN_FAST_WITH_CUDA
 #include "ivan_fast/cuda_info.h"
+#include "ivan_fast/dense_block_cuda.h"
 #endif
 
 namespace py = pybind11;
@@ -37,22 +46,105 @@ py::dict build_info() {
   info["cuda_runtime"] = ivan_fast::cuda::runtime_version();
   info["cuda_archs"] = IVAN_FAST_CUDA_ARCHS;
   info["cuda_compiler"] = IVAN_FAST_CUDA_COMPILER;
+  info["dense_block_cuda"] = ivan_fast::cuda::fused_selected() ? "fused" : "layerwise";
 #else
   info["with_cuda"] = false;
   info["cuda_runtime"] = py::none();
   info["cuda_archs"] = "";
   info["cuda_compiler"] = "";
+  info["dense_block_cuda"] = py::none();
 #endif
-  info["dense_block_cuda"] = "reference";
   return info;
+}
+
+void select_fused([[maybe_unused]] bool fused) {
+#ifdef IVAN_FAST_WITH_CUDA
+  ivan_fast::cuda::select_fused(fused);
+#else
+  throw std::runtime_error("ivan_fast was built without CUDA: there is no kernel of the dense block to choose");
+#endif
+}
+
+using Sizes = std::array<std::int64_t, 7>;  // batch, in, out, growth, depth, height, width
+ivan_fast::DenseBlockShape shape_of(const Sizes& s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6]}; }
+
+py::dict dense_block_cuda_plan(const Sizes& sizes, std::size_t operand_size, std::size_t state_size, bool backward,
+                               std::size_t limit) {
+  using namespace ivan_fast::cuda;
+  const DenseBlockPass pass = backward ? DenseBlockPass::kBackward : DenseBlockPass::kForward;
+  const DenseBlockPlan plan = make_plan(shape_of(sizes), operand_size, state_size, pass, limit);
+  const auto corners = [&](std::int64_t i) {
+    const Tile t = plan.tiling.tile(i);
+    return py::make_tuple(t.image, t.images, t.row0, t.row1, t.col0, t.col1);
+  };
+  py::dict d;
+  d["images"] = plan.tiling.images;
+  d["rows"] = plan.tiling.rows;
+  d["cols"] = plan.tiling.cols;
+  d["tiles"] = plan.tiling.count();
+  d["first"] = corners(0);
+  d["last"] = corners(plan.tiling.count() - 1);
+  d["splits"] = plan.splits;
+  d["weights"] = plan.source;
+  d["bytes"] = plan.bytes;
+  return d;
+}
+
+py::dict dense_block_fused_geometry(const Sizes& sizes, int operand_size, int multiprocessors, int shared_bytes) {
+  const auto g = ivan_fast::cuda::fused_geometry(shape_of(sizes), operand_size, {80, multiprocessors, shared_bytes});
+  py::dict d;
+  d["possible"] = g.possible;
+  d["cols"] = g.cols;
+  d["rows"] = g.rows;
+  d["strip"] = g.strip;
+  d["strips"] = g.strips;
+  d["block_rows"] = g.block_rows;
+  d["bands"] = g.bands;
+  d["threads"] = g.threads;
+  d["shared_bytes"] = g.shared_bytes;
+  return d;
+}
+
+// Launch geometry of the CUDA kernels, whether or not they are built: (grid_x, grid_y, block_x, block_y).
+py::tuple pointwise_launch(std::int64_t samples, std::int64_t items, std::int64_t max_blocks) {
+  const auto l = ivan_fast::cuda::pointwise_launch(samples, items, max_blocks);
+  return py::make_tuple(l.grid_x, l.grid_y, l.block_x, l.block_y);
+}
+
+py::tuple pointwise_span(std::uintptr_t address, std::int64_t length, int element_size, int width) {
+  const auto s = ivan_fast::cuda::span_of(address, length, element_size, width);
+  return py::make_tuple(s.head, s.packs, s.items);
+}
+
+std::int64_t pointwise_element(std::int64_t head, std::int64_t packs, std::int64_t item, int width) {
+  return item < packs ? head + item * width : ivan_fast::cuda::Span{head, packs, 0}.single(item, width);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled core of ivan_fast: importing it registers torch.ops.ivan_fast.*";
-  ivan_fast::cpu::active_isa();  // a wrong IVAN_FAST_CPU_ISA is an error here, not in the middle of a run
+  ivan_fast::cpu::active_isa();             // a wrong IVAN_FAST_CPU_ISA is an error here, not in the middle of a run
+  ivan_fast::cpu::dense_block_workspace();  // the same of IVAN_FAST_WORKSPACE_MB
+#ifdef IVAN_FAST_WITH_CUDA
+  ivan_fast::cuda::fused_selected();  // and so is a wrong IVAN_FAST_CUDA_KERNEL
+#endif
   m.def("build_info", &build_info, "Versions, CUDA architectures and instruction sets of this build, as a dict.");
   m.def("dense_block_workspace", &ivan_fast::cpu::dense_block_workspace, "Bytes of the dense block's row rings.");
   m.def("set_dense_block_workspace", &ivan_fast::cpu::set_dense_block_workspace, py::arg("bytes"));
+  m.def("select_fused", &select_fused, py::arg("fused"));
+  m.def("dense_block_cuda_plan", &dense_block_cuda_plan, py::arg("sizes"), py::arg("operand_size"),
+        py::arg("state_size"), py::arg("backward"), py::arg("limit"), "Tiles and workspace of a CUDA dense block.");
+  m.def("dense_block_fused_geometry", &dense_block_fused_geometry, py::arg("sizes"), py::arg("operand_size"),
+        py::arg("multiprocessors"), py::arg("shared_bytes"), "Launch of the fused CUDA kernel, if it is possible.");
+  m.def("pointwise_launch", &pointwise_launch, py::arg("samples"), py::arg("items"),
+        py::arg("max_blocks") = ivan_fast::cuda::kMaxGridX, "Grid and block of a pointwise CUDA kernel.");
+  m.def("pointwise_span", &pointwise_span, py::arg("address"), py::arg("length"), py::arg("element_size"),
+        py::arg("width"), "(head, packs, items) of a sample that begins at this address.");
+  m.def("pointwise_most_items", &ivan_fast::cuda::most_items, py::arg("length"), py::arg("width"));
+  m.def("pointwise_element", &pointwise_element, py::arg("head"), py::arg("packs"), py::arg("item"), py::arg("width"),
+        "First element of an item.");
+  m.def("mix_backward_partials", &ivan_fast::cuda::mix_backward_partials, py::arg("batch"), py::arg("pixels"),
+        "Partial sums that channel_mix_backward needs room for on CUDA.");
+  m.def("return_large_blocks", &ivan_fast::cpu::return_large_blocks, "See csrc/cpu/heap.h.");
 }

@@ -21,8 +21,8 @@ def build_info() -> dict[str, Any]:
         ``version``, ``compiler``, ``build_type``; ``torch_target``, the oldest torch it serves;
         ``cpu_isa``, the instruction set in use, ``cpu_isa_available``, ``cpu_isa_forced`` (the environment's
         ``IVAN_FAST_CPU_ISA`` or None); ``with_cuda``, ``cuda_runtime`` (1000 * major + 10 * minor, or None),
-        ``cuda_archs``, ``cuda_compiler``; ``dense_block_cuda``, what CUDA tensors run in the dense block ops
-        (``"reference"``: the plain PyTorch twins).
+        ``cuda_archs``, ``cuda_compiler``; ``dense_block_cuda``, the kernels of the dense block for CUDA
+        tensors: ``"layerwise"`` or ``"fused"`` (`ops.set_dense_block_cuda_kernel`), or None without CUDA.
     """
     return _C.build_info()
 

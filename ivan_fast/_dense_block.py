@@ -1,8 +1,7 @@
-"""The dense block ops beyond their CPU kernels: shapes, autograd formulas, CUDA tensors, autocast."""
+"""The dense block ops beyond their kernels: shapes, autograd formulas, autocast."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -15,7 +14,9 @@ from ivan_fast._fake import check_dtype, check_state
 _ops = torch.ops.ivan_fast
 
 
-def empty_like_output(op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str) -> Tensor:
+def empty_like_output(
+    op: str, x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str
+) -> Tensor:
     """What the op returns, empty; refuses what the compiled op refuses."""
     check_state(op, "x", x, x.dim() == 4)
     torch._check(
@@ -88,42 +89,3 @@ torch.library.register_autograd("ivan_fast::dense_block", _backward, setup_conte
 register_raising_formula("dense_block_backward")
 register_autocast("dense_block")
 register_autocast("dense_block_backward")
-
-
-def cudnn_for(compute: str) -> AbstractContextManager[None]:
-    """cuDNN as `compute` asks: TF32, on by default for convolutions, only for "tf32"; reproducible."""
-    return torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled,
-        benchmark=False,
-        deterministic=True,
-        allow_tf32=compute == "tf32",
-    )
-
-
-# CUDA tensors run the plain PyTorch twins: there is no CUDA kernel of the dense block yet
-# (build_info()["dense_block_cuda"] says so).
-@torch.library.impl("ivan_fast::dense_block", "cuda")
-def _(x: Tensor, weights: list[Tensor], biases: list[Tensor], negative_slope: float, compute: str) -> Tensor:
-    with torch.no_grad(), cudnn_for(compute):
-        return reference.dense_block(x, weights, biases, negative_slope, compute)
-
-
-@torch.library.impl("ivan_fast::dense_block_backward", "cuda")
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    negative_slope: float,
-    compute: str,
-) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    with torch.no_grad(), cudnn_for(compute):
-        y, grad_x, grad_weights, grad_biases = reference.dense_block_backward(
-            grad_y, x, weights, biases, negative_slope, compute
-        )
-    return (
-        y,
-        grad_x.contiguous(),
-        [g.contiguous() for g in grad_weights],
-        [g.contiguous() for g in grad_biases],
-    )

@@ -1,13 +1,12 @@
-"""The dense block's backward with the coupling in its stream: shapes, CUDA tensors, autocast, no double backward."""
+"""The dense block's backward with the coupling in its stream: shapes, autocast."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ivan_fast import reference
 from ivan_fast._autograd import register_autocast, register_raising_formula
-from ivan_fast._dense_block import cudnn_for, empty_like_output, like
+from ivan_fast._dense_block import empty_like_output, like
 from ivan_fast._fake import check_dtype
 
 Walked = tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]
@@ -68,54 +67,3 @@ def _(
 for _op in ("dense_block_coupling_backward", "dense_block_coupling_inverse_backward"):
     register_raising_formula(_op)
     register_autocast(_op)
-
-
-def _contiguous(walked: Walked) -> Walked:
-    x2, grad_x2, grad_x, grad_weights, grad_biases = walked
-    return (
-        x2.contiguous(),
-        grad_x2.contiguous(),
-        grad_x.contiguous(),
-        [w.contiguous() for w in grad_weights],
-        [b.contiguous() for b in grad_biases],
-    )
-
-
-# CUDA tensors run the plain PyTorch twins, as those of the other dense block ops do.
-@torch.library.impl("ivan_fast::dense_block_coupling_backward", "cuda")
-def _(
-    y2: Tensor,
-    g: Tensor,
-    grad_y2: Tensor,
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    clamp: float,
-    negative_slope: float,
-    compute: str,
-) -> Walked:
-    with torch.no_grad(), cudnn_for(compute):
-        return _contiguous(
-            reference.dense_block_coupling_backward(
-                y2, g, grad_y2, x, weights, biases, clamp, negative_slope, compute
-            )
-        )
-
-
-@torch.library.impl("ivan_fast::dense_block_coupling_inverse_backward", "cuda")
-def _(
-    x2: Tensor,
-    grad_x2: Tensor,
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor],
-    clamp: float,
-    negative_slope: float,
-    compute: str,
-) -> Walked:
-    with torch.no_grad(), cudnn_for(compute):
-        return _contiguous(
-            reference.dense_block_coupling_inverse_backward(
-                x2, grad_x2, x, weights, biases, clamp, negative_slope, compute
-            )
-        )

@@ -32,7 +32,9 @@ __all__ = [
     "dense_block_backward",
     "dense_block_coupling_backward",
     "dense_block_coupling_inverse_backward",
+    "dense_block_cuda_kernel",
     "dense_block_workspace",
+    "set_dense_block_cuda_kernel",
     "set_dense_block_workspace",
 ]
 
@@ -128,9 +130,10 @@ def dense_block(
     """Dense block of 3x3 convolutions (zero padding 1), each on the input and all earlier outputs.
 
     On the CPU the hidden activations never exist as tensors: rows stream through a workspace of constant size
-    (``IVAN_FAST_WORKSPACE_MB`` MiB over all threads, default 64). CUDA tensors run the plain PyTorch twin.
-    The result is the same, bit for bit, for every number of threads, and as
-    that of :func:`dense_block_backward`.
+    (``IVAN_FAST_WORKSPACE_MB`` MiB over all threads, default 64).
+    On CUDA the hidden activations of one tile of the image exist at a time, within the same bound, or none do
+    (:func:`set_dense_block_cuda_kernel`). The result is the same, bit for bit, for every number of threads
+    and every bound, and as that of :func:`dense_block_backward`.
 
     Args:
         x: ``[N, in, H, W]``, float32 or float64.
@@ -143,7 +146,9 @@ def dense_block(
             F(4x4, 3x3), whose rounding error is about twice as large (1e-6 relative); otherwise, and for
             images of a few pixels, as ``"strict"``.
             ``"bf16"``, ``"fp16"``: every convolution's operands are rounded to that type, sums are kept in
-            ``x.dtype``. ``"tf32"`` is ``"strict"`` on the CPU.
+            ``x.dtype``. ``"tf32"`` is ``"strict"`` on the CPU. On CUDA all three, in float32, run on tensor
+            cores of the devices that have them for that type (from sm_80; fp16 from sm_75); ``"tf32"`` is
+            ``"strict"`` elsewhere.
 
     Returns:
         ``[N, out, H, W]`` in ``x.dtype``.
@@ -186,7 +191,7 @@ def dense_block_coupling_backward(
     One evaluation of the dense block: every row of h is turned into its gradient as soon as it is there.
 
     Args:
-        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, in the dtype of ``x`` or float64.
+        y2: coupled half of the state behind the coupling ``[N, out, H, W]``, dtype of ``x`` or float64.
         g, grad_y2: shift, and gradient of ``y2``; as ``y2``.
         x: what h is made of ``[N, in, H, W]``; the rest as in :func:`dense_block`.
         clamp: bound of ``|s|``, >= 0.
@@ -226,7 +231,7 @@ def dense_block_coupling_inverse_backward(
 
 
 def dense_block_workspace() -> int:
-    """Upper bound in bytes of the rows that the dense block ops keep, all threads together."""
+    """Upper bound in bytes of what the dense block ops work in, all threads together."""
     return _C.dense_block_workspace()
 
 
@@ -245,3 +250,29 @@ def set_dense_block_workspace(size: int) -> None:
     if size < 1:
         raise ValueError(f"set_dense_block_workspace: size is {size}, expected at least 1 byte")
     _C.set_dense_block_workspace(size)
+
+
+def dense_block_cuda_kernel() -> str | None:
+    """What CUDA tensors run in the dense block ops: ``"layerwise"``, ``"fused"``, or None without CUDA."""
+    kernel: str | None = _C.build_info()["dense_block_cuda"]
+    return kernel
+
+
+def set_dense_block_cuda_kernel(kernel: str) -> None:
+    """Choose that for this process; at first it is ``IVAN_FAST_CUDA_KERNEL``, or ``"layerwise"``.
+
+    Args:
+        kernel: ``"layerwise"``: one launch for each convolution. ``"fused"``: :func:`dense_block` in bf16,
+            fp16 or TF32 in one launch, hidden activations in shared memory only, where the device has room
+            for them (growth at most 32, at most 16 output channels); everything else level by level. The
+            results are the same bits.
+
+    Raises:
+        ValueError: another name.
+        RuntimeError: this build has no CUDA kernels.
+    """
+    if kernel not in ("layerwise", "fused"):
+        raise ValueError(
+            f"set_dense_block_cuda_kernel: kernel is {kernel!r}, expected 'layerwise' or 'fused'"
+        )
+    _C.select_fused(kernel == "fused")

@@ -158,12 +158,15 @@ def dense_block_coupling_backward(
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Walk back through ``y2 = x2 * exp(s(h)) + g`` and through ``h = dense_block(x)`` at once.
 
-    Returns ``(x2, grad_x2, grad_x, grad_weights, grad_biases)``; ``y2``, ``g``, ``grad_y2`` may be wider than x.
+    Returns ``(x2, grad_x2, grad_x, grad_weights, grad_biases)``; ``y2``, ``g`` and ``grad_y2`` may be of a
+    wider dtype than x.
     """
     h = dense_block(x, weights, biases, negative_slope, compute).to(y2.dtype)
     x2, grad_x2, grad_h = affine_coupling_recompute_backward(y2, h, g, grad_y2, clamp)
-    _, *grads = dense_block_backward(grad_h.to(x.dtype), x, weights, biases, negative_slope, compute)
-    return x2, grad_x2, *grads
+    _, grad_x, grad_weights, grad_biases = dense_block_backward(
+        grad_h.to(x.dtype), x, weights, biases, negative_slope, compute
+    )
+    return x2, grad_x2, grad_x, grad_weights, grad_biases
 
 
 def dense_block_coupling_inverse_backward(
@@ -184,8 +187,10 @@ def dense_block_coupling_inverse_backward(
     h = dense_block(x, weights, biases, negative_slope, compute).to(x2.dtype)
     scaled = affine_coupling_forward(x2, h, torch.zeros_like(x2), clamp)
     grad_y2, grad_h = affine_coupling_inverse_backward(grad_x2, x2, h, clamp)
-    _, *grads = dense_block_backward(grad_h.to(x.dtype), x, weights, biases, negative_slope, compute)
-    return scaled, grad_y2, *grads
+    _, grad_x, grad_weights, grad_biases = dense_block_backward(
+        grad_h.to(x.dtype), x, weights, biases, negative_slope, compute
+    )
+    return scaled, grad_y2, grad_x, grad_weights, grad_biases
 
 
 def _operand(t: Tensor, compute: str) -> Tensor:

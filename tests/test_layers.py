@@ -15,10 +15,11 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 CXX_SUFFIXES = {".h", ".cuh", ".cpp", ".cu", ".inc"}
 STANDARD_CXX = re.compile(r"[a-z_0-9]+|c?(std|math|float|string|limits|assert)[a-z]*\.h")
 INTRINSICS = {"immintrin.h", "arm_neon.h"}
+SYSTEM = {"malloc.h", "sys/mman.h"}
 # What each folder of csrc may include, besides the C++ standard library: prefixes as written there.
 ALLOWED = {
     "include": ("ivan_fast/",),
-    "cpu": ("ivan_fast/", *INTRINSICS),
+    "cpu": ("ivan_fast/", *INTRINSICS, *SYSTEM),
     "cuda": ("ivan_fast/", "cuda", "mma.h", "cooperative_groups"),
     "torch": ("ivan_fast/", "torch/csrc/stable/", "torch/csrc/inductor/aoti_torch/c/", "torch/headeronly/"),
 }

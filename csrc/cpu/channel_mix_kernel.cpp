@@ -8,13 +8,15 @@ namespace {
 constexpr std::int64_t kLanes = 32;  // independent partial sums of a dot product: the order of summation is fixed
 
 struct Chunk {
-  std::int64_t sample, begin, count;  // pixels begin .. begin + count of one sample
+  std::int64_t first_sample, end_sample;
+  std::int64_t begin, count;  // pixels begin .. begin + count of each
 };
 
-Chunk chunk_at(std::int64_t index, std::int64_t pixels) {
-  const std::int64_t per_sample = (pixels + kMixChunk - 1) / kMixChunk;
-  const std::int64_t begin = index % per_sample * kMixChunk;
-  return {index / per_sample, begin, pixels - begin < kMixChunk ? pixels - begin : kMixChunk};
+Chunk chunk_at(std::int64_t index, std::int64_t batch, std::int64_t pixels) {
+  const std::int64_t samples = mix_chunk_samples(pixels), per_sample = (pixels + kMixChunk - 1) / kMixChunk;
+  const std::int64_t first = index / per_sample * samples, begin = index % per_sample * kMixChunk;
+  return {first, first + samples < batch ? first + samples : batch, begin,
+          pixels - begin < kMixChunk ? pixels - begin : kMixChunk};
 }
 
 // sum_j weight[j] x[j * pixels] for j = 0 .. last, ascending; a recursion, since vectorisers want no inner loop.
@@ -88,11 +90,13 @@ double dot(const T* __restrict a, const T* __restrict b, std::int64_t count) {
 template <typename T>
 void forward(const ChannelMixParams& params, std::int64_t begin_chunk, std::int64_t end_chunk) {
   for (std::int64_t index = begin_chunk; index < end_chunk; ++index) {
-    const Chunk c = chunk_at(index, params.pixels);
-    mix(static_cast<const T*>(params.x.data) + c.sample * params.x.batch_stride + c.begin,
-        static_cast<const T*>(params.weight.data),
-        static_cast<T*>(params.y) + c.sample * params.channels * params.pixels + c.begin, params.channels,
-        params.pixels, c.count, params.channels, 1);
+    const Chunk c = chunk_at(index, params.batch, params.pixels);
+    for (std::int64_t sample = c.first_sample; sample < c.end_sample; ++sample) {
+      mix(static_cast<const T*>(params.x.data) + sample * params.x.batch_stride + c.begin,
+          static_cast<const T*>(params.weight.data),
+          static_cast<T*>(params.y) + sample * params.channels * params.pixels + c.begin, params.channels,
+          params.pixels, c.count, params.channels, 1);
+    }
   }
 }
 
@@ -100,15 +104,18 @@ template <typename T>
 void backward(const ChannelMixBackwardParams& params, std::int64_t begin_chunk, std::int64_t end_chunk) {
   const std::int64_t channels = params.channels, pixels = params.pixels;
   for (std::int64_t index = begin_chunk; index < end_chunk; ++index) {
-    const Chunk c = chunk_at(index, pixels);
-    const T* grad_y = static_cast<const T*>(params.grad_y.data) + c.sample * params.grad_y.batch_stride + c.begin;
-    const T* x = static_cast<const T*>(params.x.data) + c.sample * params.x.batch_stride + c.begin;
-    T* grad_x = static_cast<T*>(params.grad_x) + c.sample * channels * pixels + c.begin;
-    mix(grad_y, static_cast<const T*>(params.weight.data), grad_x, channels, pixels, c.count, 1, channels);
+    const Chunk c = chunk_at(index, params.batch, pixels);
     double* partial = params.partial + index * channels * channels;
-    for (std::int64_t i = 0; i < channels; ++i) {
-      for (std::int64_t j = 0; j < channels; ++j) {
-        partial[i * channels + j] = dot(grad_y + i * pixels, x + j * pixels, c.count);
+    for (std::int64_t i = 0; i < channels * channels; ++i) partial[i] = 0;
+    for (std::int64_t sample = c.first_sample; sample < c.end_sample; ++sample) {
+      const T* grad_y = static_cast<const T*>(params.grad_y.data) + sample * params.grad_y.batch_stride + c.begin;
+      const T* x = static_cast<const T*>(params.x.data) + sample * params.x.batch_stride + c.begin;
+      T* grad_x = static_cast<T*>(params.grad_x) + sample * channels * pixels + c.begin;
+      mix(grad_y, static_cast<const T*>(params.weight.data), grad_x, channels, pixels, c.count, 1, channels);
+      for (std::int64_t i = 0; i < channels; ++i) {
+        for (std::int64_t j = 0; j < channels; ++j) {
+          partial[i * channels + j] += dot(grad_y + i * pixels, x + j * pixels, c.count);
+        }
       }
     }
   }

@@ -2,15 +2,17 @@
 #include "ivan_fast/dense_block.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
+#include <deque>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "dense_block_pack.h"
 #include "dense_block_plan.h"
+#include "dense_block_team.h"
 #include "dense_block_tiles.h"
+#include "dense_block_workspace.h"
 #include "isa.h"
 
 namespace ivan_fast::cpu {
@@ -25,15 +27,6 @@ const dense::Kernels<T>& kernels_of() {
   } else {
     return kernels().float64;
   }
-}
-
-std::atomic<size_t>& workspace_limit() {
-  static std::atomic<size_t> limit{[] {
-    const char* value = std::getenv("IVAN_FAST_WORKSPACE_MB");
-    const long mebibytes = value == nullptr ? 0 : std::strtol(value, nullptr, 10);
-    return size_t(mebibytes > 0 ? mebibytes : 64) << 20;
-  }()};
-  return limit;
 }
 
 void check_params(const DenseBlockParams& p) {
@@ -95,10 +88,12 @@ struct Call {
   const int threads;
   const ParallelFor parallel_for;
   dense::Job<T> job = {};
-  dense::PackedNet<T> packed, packed_gradient;
   dense::Tiling tiling;
-  size_t workspace_stride;
-  dense::Buffer<T> workspace;
+  std::optional<dense::Workspace> memory;
+  size_t rings_stride;
+  T* rings;
+  std::optional<dense::LevelPlaces<T>> places;  // of gradients of parameters
+  T* sums = nullptr;                            // [slots][parts][places->elements]
 
   Call(const DenseBlockParams& p, int threads_, ParallelFor parallel_for_, bool backward,
        const DenseBlockCoupling& coupling = {})
@@ -112,17 +107,37 @@ struct Call {
     job.x_batch_stride = p.x.batch_stride;
     job.y = static_cast<T*>(p.y);
     job.coupling = coupling;
-    const auto* weights = reinterpret_cast<const T* const*>(p.weights);
     const int hidden = int(shape.depth) - 1, lanes = kernels_of<T>().lanes;
-    packed = dense::prepare<T>(hidden, shape.in_channels, shape.out_channels, shape.growth, lanes, job.winograd,
-                               reinterpret_cast<const T* const*>(p.biases));
-    job.net = packed.net;
-    if (backward) {
-      packed_gradient =
-          dense::prepare<T>(hidden, shape.out_channels, shape.in_channels, shape.growth, lanes, job.winograd, nullptr);
-      job.gradient = packed_gradient.net;
-    }
-    const std::vector<LevelSource> all = level_sources(hidden);
+    job.net = dense::make_net<T>(hidden, shape.in_channels, shape.out_channels, shape.growth, lanes);
+    if (backward) job.gradient = dense::make_net<T>(hidden, shape.out_channels, shape.in_channels, shape.growth, lanes);
+    const dense::LevelPlaces<T> net_places(job.net, job.winograd), gradient_places(job.gradient, job.winograd);
+    places.emplace(net_places);
+
+    // The job's nets have no weights yet, so that no bias is known to be 0: the rings' sizes are upper bounds.
+    const auto size = [&](size_t elements) { return dense::Workspace::bytes_of<T>(elements); };
+    const auto rings_of = [&](int64_t columns, int parts) {
+      return size(kernels_of<T>().workspace(job, columns, parts, backward));
+    };
+    const size_t packed = size(net_places.elements) + (backward ? size(gradient_places.elements) : 0);
+    const auto bytes = [&](int64_t columns, int64_t slots, int parts) {
+      return packed + size_t(slots) * (rings_of(columns, parts) + (backward ? parts * size(places->elements) : 0));
+    };
+    tiling = dense::make_tiling(shape, threads, backward, job.coupling.walk != CouplingWalk::kNone,
+                                job.winograd ? dense::kTile : 1, dense::Workspace::limit(), bytes);
+    memory.emplace(bytes(tiling.tile_columns(), tiling.slots, tiling.parts));
+    rings_stride = rings_of(tiling.tile_columns(), tiling.parts) / sizeof(T);
+    rings = memory->template take<T>(rings_stride * size_t(tiling.slots));
+    if (backward) sums = memory->template take<T>(places->elements * size_t(workers()));
+    place_net(job.net, net_places, memory->template take<T>(net_places.elements),
+              reinterpret_cast<const T* const*>(p.biases), shape.growth);
+    if (backward)
+      place_net(job.gradient, gradient_places, memory->template take<T>(gradient_places.elements),
+                static_cast<const T* const*>(nullptr), shape.growth);
+    pack(reinterpret_cast<const T* const*>(p.weights), backward);
+  }
+
+  void pack(const T* const* weights, bool backward) const {
+    const std::vector<LevelSource> all = level_sources(job.net.hidden);
     for_each(int64_t(all.size()) * (backward ? 2 : 1), parallel_for, [&](int64_t i) {
       const auto [k, s] = all[size_t(i) % all.size()];
       if (size_t(i) < all.size())
@@ -130,13 +145,7 @@ struct Call {
       else
         pack(job.gradient, k, s, dense::gradient_taps(shape, weights, k, s));
     });
-    const auto bytes = [&](int64_t columns) { return sizeof(T) * kernels_of<T>().workspace(job, columns, backward); };
-    tiling = dense::make_tiling(shape, threads, backward, job.coupling.walk != CouplingWalk::kNone,
-                                job.winograd ? dense::kTile : 1, workspace_limit().load(), bytes);
-    workspace_stride = (bytes(tiling.tile_columns()) / sizeof(T) + 15) / 16 * 16;
-    workspace = dense::allocate<T>(workspace_stride * size_t(tiling.slots));
   }
-
   void pack(const dense::Net<T>& net, int k, int s, const dense::Taps<T>& taps) const {
     T* level = const_cast<T*>(net.weights[k]);
     if constexpr (sizeof(T) == 4)
@@ -146,13 +155,24 @@ struct Call {
     dense::pack_direct(net, kernels_of<T>().lanes, job.rounding, k, s, taps, level);
   }
 
-  // Calls run(tile, slot, workspace) for every tile; a slot goes through its tiles in order.
+  int64_t workers() const { return tiling.slots * tiling.parts; }
+
+  // Calls run(tile, share, slot, workspace) for every tile of every slot, in order; start(worker) before.
   template <typename Start, typename F>
   void for_each_tile(Start&& start, F&& run) {
-    for_each(tiling.slots, parallel_for, [&](int64_t slot) {
-      start(slot);
+    std::deque<dense::Team> teams;
+    for (int64_t slot = 0; slot < tiling.slots; ++slot) teams.emplace_back(tiling.parts);
+    for_each(workers(), parallel_for, [&](int64_t worker) {
+      const int64_t slot = worker / tiling.parts;
+      const int part = int(worker % tiling.parts);
+      dense::Team& team = teams[size_t(slot)];
+      const dense::Team::Role role = team.join();
+      if (role == dense::Team::Role::kNone) return;
+      const bool all = role == dense::Team::Role::kAll;
+      const dense::Share share = {tiling.parts, all ? 0 : part, all ? tiling.parts : part + 1, all ? nullptr : &team};
+      for (int i = share.first; i < share.last; ++i) start(slot * tiling.parts + i);
       for (int64_t i = tiling.first(slot); i < tiling.first(slot + 1); ++i)
-        run(tiling.tile(i), slot, workspace.get() + slot * workspace_stride);
+        run(tiling.tile(i), share, slot, rings + size_t(slot) * rings_stride);
     });
   }
 };
@@ -161,23 +181,23 @@ template <typename T>
 void forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
   if (is_empty(p.shape)) return;
   Call<T> call(p, threads, parallel_for, false);
-  call.for_each_tile([](int64_t) {}, [&](const dense::Tile& tile, int64_t,
-                                         T* workspace) { kernels_of<T>().forward(call.job, tile, workspace); });
+  call.for_each_tile([](int64_t) {}, [&](const dense::Tile& tile, const dense::Share& share, int64_t,
+                                         T* workspace) { kernels_of<T>().forward(call.job, tile, share, workspace); });
 }
 
 // Sums of the slots' accumulators into the gradients of the parameters.
 template <typename T>
-void reduce(const Call<T>& call, const dense::AccumulatorPlaces<T>& places, const T* sums, size_t stride,
-            const DenseBlockBackwardParams& p) {
+void reduce(const Call<T>& call, const DenseBlockBackwardParams& p) {
   const dense::Net<T>& net = call.job.net;
-  const int64_t slots = call.tiling.slots;
+  const int64_t slots = call.workers();
+  const size_t stride = call.places->elements;
   const std::vector<LevelSource> all = level_sources(net.hidden);
   for_each(int64_t(all.size()), call.parallel_for, [&](int64_t i) {
     const auto [k, s] = all[size_t(i)];
     auto* const* grads = reinterpret_cast<T* const*>(p.grad_weights);
     const dense::Taps<T> taps = dense::forward_taps<T>(call.shape, grads, k, s);
     T* to = const_cast<T*>(taps.from);
-    const T* from = sums + places.weights[k];
+    const T* from = call.sums + call.places->weights[k];
     if constexpr (sizeof(T) == 4)
       if (call.job.winograd)
         return kernels().winograd.reduce(net, k, s, from, stride, slots, taps.outputs, taps.channels, to,
@@ -187,7 +207,8 @@ void reduce(const Call<T>& call, const dense::AccumulatorPlaces<T>& places, cons
   for (int k = 1; k <= net.hidden + 1; ++k)
     for (int64_t o = 0; o < (k <= net.hidden ? call.shape.growth : call.shape.out_channels); ++o) {
       double sum = 0;
-      for (int64_t slot = 0; slot < slots; ++slot) sum += double(sums[size_t(slot) * stride + places.bias[k] + o]);
+      for (int64_t slot = 0; slot < slots; ++slot)
+        sum += double(call.sums[size_t(slot) * stride + call.places->bias[k] + o]);
       static_cast<T*>(p.grad_biases[k - 1])[o] = T(sum);
     }
 }
@@ -199,25 +220,24 @@ void backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parall
   call.job.grad_y = static_cast<const T*>(p.grad_y.data);
   call.job.grad_y_batch_stride = p.grad_y.batch_stride;
   call.job.grad_x = static_cast<T*>(p.grad_x);
-  const dense::AccumulatorPlaces<T> places(call.job.net, call.job.winograd);
-  const size_t stride = places.elements;
-  dense::Buffer<T> sums = dense::allocate<T>(stride * size_t(call.tiling.slots));
-  call.for_each_tile([&](int64_t slot) { std::fill_n(sums.get() + slot * stride, stride, T(0)); },
-                     [&](const dense::Tile& tile, int64_t slot, T* workspace) {
-                       dense::Accumulators<T> own = {};
-                       for (int k = 1; k <= call.job.net.hidden + 1; ++k) {
-                         own.weights[k] = sums.get() + slot * stride + places.weights[k];
-                         own.bias[k] = sums.get() + slot * stride + places.bias[k];
-                       }
-                       kernels_of<T>().backward(call.job, tile, own, workspace);
+  const dense::LevelPlaces<T>& places = *call.places;
+  std::vector<dense::Accumulators<T>> sums(size_t(call.workers()));
+  for (size_t worker = 0; worker < sums.size(); ++worker)
+    for (int k = 1; k <= call.job.net.hidden + 1; ++k) {
+      sums[worker].weights[k] = call.sums + worker * places.elements + places.weights[k];
+      sums[worker].bias[k] = call.sums + worker * places.elements + places.bias[k];
+    }
+  call.for_each_tile([&](int64_t worker) { std::fill_n(call.sums + worker * places.elements, places.elements, T(0)); },
+                     [&](const dense::Tile& tile, const dense::Share& share, int64_t slot, T* workspace) {
+                       kernels_of<T>().backward(call.job, tile, share, sums.data() + slot * share.parts, workspace);
                      });
-  reduce(call, places, sums.get(), stride, p);
+  reduce(call, p);
 }
 
 }  // namespace
 
-void set_dense_block_workspace(size_t bytes) { workspace_limit().store(bytes); }
-size_t dense_block_workspace() { return workspace_limit().load(); }
+void set_dense_block_workspace(size_t bytes) { dense::Workspace::set_limit(bytes); }
+size_t dense_block_workspace() { return dense::Workspace::limit(); }
 
 void dense_block_forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
   check_params(p);

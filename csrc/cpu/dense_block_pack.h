@@ -2,34 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
-#include <vector>
 
 #include "dense_block_plan.h"
 #include "dense_block_rounding.h"
 
 namespace ivan_fast::cpu::dense {
-
-template <typename T>
-struct AlignedDelete {
-  void operator()(T* p) const { std::free(p); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], AlignedDelete<T>>;
-
-template <typename T>
-Buffer<T> allocate(size_t elements) {
-  const size_t bytes = (elements * sizeof(T) + 63) / 64 * 64;
-  Buffer<T> buffer(static_cast<T*>(std::aligned_alloc(64, bytes)));
-  if (!buffer) throw std::bad_alloc();
-  return buffer;
-}
-
-template <typename T>
-struct PackedNet {
-  Net<T> net = {};
-  Buffer<T> storage;
-};
 
 // Few output channels are cheaper as dot products: at most three quarters of the vectors they would fill.
 inline bool use_dot(int64_t channels, int64_t padded) { return 4 * channels <= 3 * padded; }
@@ -67,12 +44,10 @@ Taps<T> gradient_taps(const DenseBlockShape& shape, const T* const* weights, int
   return {forward.from, forward.in_stride, forward.out_stride, true, forward.channels, forward.outputs};
 }
 
-// A net's sizes and places for its packed weights; padding is zero, biases are there (null: zeros), weights are not.
+// A net's sizes; its weights and biases have no place yet.
 template <typename T>
-PackedNet<T> prepare(int hidden, int64_t in_channels, int64_t out_channels, int64_t growth, int lanes, bool winograd,
-                     const T* const* biases) {
-  PackedNet<T> packed;
-  Net<T>& net = packed.net;
+Net<T> make_net(int hidden, int64_t in_channels, int64_t out_channels, int64_t growth, int lanes) {
+  Net<T> net = {};
   net.hidden = hidden;
   net.in_channels = int(in_channels);
   net.out_channels = int(out_channels);
@@ -80,26 +55,38 @@ PackedNet<T> prepare(int hidden, int64_t in_channels, int64_t out_channels, int6
   net.in_width = int(padded(in_channels, lanes));
   net.out_width = int(padded(out_channels, lanes));
   net.out_dot = use_dot(out_channels, net.out_width);
-  constexpr size_t kLine = 64 / sizeof(T);  // parts begin at cache lines, so that no vector of weights straddles two
-  size_t at[2 * (kMaxSources + 1)], end = 0;
-  const auto reserve = [&](size_t elements) {
-    const size_t begin = end;
-    end += (elements + kLine - 1) / kLine * kLine;
-    return begin;
-  };
-  for (int k = 1; k <= hidden + 1; ++k) {
-    at[2 * k] = reserve(level_elements(net, k, winograd));
-    at[2 * k + 1] = reserve(bias_elements(net, k));
+  return net;
+}
+
+// Where each level's weights (or their gradients) and then its biases stand: parts begin at cache lines, so that no
+// vector straddles two.
+template <typename T>
+struct LevelPlaces {
+  size_t weights[kMaxSources + 1], bias[kMaxSources + 1], elements = 0;
+
+  LevelPlaces(const Net<T>& net, bool winograd) {
+    const auto reserve = [&](size_t count) {
+      constexpr size_t kLine = 64 / sizeof(T);
+      const size_t begin = elements;
+      elements += (count + kLine - 1) / kLine * kLine;
+      return begin;
+    };
+    for (int k = 1; k <= net.hidden + 1; ++k) {
+      weights[k] = reserve(level_elements(net, k, winograd));
+      bias[k] = reserve(bias_elements(net, k));
+    }
   }
-  packed.storage = allocate<T>(end);
-  std::fill_n(packed.storage.get(), end, T(0));
-  for (int k = 1; k <= hidden + 1; ++k) {
-    net.weights[k] = packed.storage.get() + at[2 * k];
-    T* bias = packed.storage.get() + at[2 * k + 1];
-    net.bias[k] = bias;
-    if (biases) std::copy_n(biases[k - 1], k <= hidden ? growth : out_channels, bias);
+};
+
+// Gives the net its places in `storage`: all zeros (the padding) but for the biases (null: zeros).
+template <typename T>
+void place_net(Net<T>& net, const LevelPlaces<T>& places, T* storage, const T* const* biases, int64_t growth) {
+  std::fill_n(storage, places.elements, T(0));
+  for (int k = 1; k <= net.hidden + 1; ++k) {
+    net.weights[k] = storage + places.weights[k];
+    net.bias[k] = storage + places.bias[k];
+    if (biases) std::copy_n(biases[k - 1], k <= net.hidden ? growth : net.out_channels, storage + places.bias[k]);
   }
-  return packed;
 }
 
 // Direct weights of level k and source s: for each block of output vectors, for kh, for kw, for channel: the block's
@@ -143,23 +130,5 @@ void reduce_direct(const Net<T>& net, int k, int s, const T* sums, size_t stride
         to[o * taps.out_stride + c * 9 + q] = T(sum);
       }
 }
-
-// Where the gradients of each level stand in a thread's accumulators: weights, then biases.
-template <typename T>
-struct AccumulatorPlaces {
-  size_t weights[kMaxSources + 1], bias[kMaxSources + 1], elements = 0;
-
-  AccumulatorPlaces(const Net<T>& net, bool winograd) {
-    const auto reserve = [&](size_t count) {
-      const size_t begin = elements;
-      elements += (count + 15) / 16 * 16;
-      return begin;
-    };
-    for (int k = 1; k <= net.hidden + 1; ++k) {
-      weights[k] = reserve(level_elements(net, k, winograd));
-      bias[k] = reserve(bias_elements(net, k));
-    }
-  }
-};
 
 }  // namespace ivan_fast::cpu::dense

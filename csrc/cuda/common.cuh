@@ -1,4 +1,4 @@
-// Shared by the CUDA kernels: error checks, launch sizes, 16-byte accesses.
+// Shared by the CUDA kernels: launches with error checks, launch sizes, dynamic shared memory, packs.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -12,11 +12,38 @@ namespace ivan_fast::cuda {
 
 constexpr int kThreads = 256;
 
-inline void check_launch(const char* kernel) {
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("ivan_fast: CUDA kernel ") + kernel + ": " + cudaGetErrorString(error));
+inline void check(cudaError_t error, const char* op) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // also forget it, or the next user of the device would be blamed
+  throw std::runtime_error(std::string("ivan_fast: CUDA kernel of ") + op + ": " + cudaGetErrorString(error));
+}
+
+// Launches `kernel` for the op of that name. A function rather than <<<>>>, so that the sources are plain C++ for the
+// CPU emulation of the tests too. Dynamic shared memory beyond 48 KB is asked for here.
+template <typename... Parameters, typename... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+            cudaStream_t stream, const Arguments&... arguments) {
+  if (shared_bytes > (48u << 10)) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+          op);
   }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), op);
+}
+
+// The block's dynamic shared memory. It starts on 128 bytes and holds what the launch asked for.
+template <typename T>
+__device__ __forceinline__ T* dynamic_shared() {
+#if defined(IVAN_EMU)
+  return static_cast<T*>(cuda_emulation::dynamic_shared());
+#else
+  extern __shared__ __align__(128) unsigned char ivan_fast_dynamic_shared[];
+  return reinterpret_cast<T*>(ivan_fast_dynamic_shared);
+#endif
 }
 
 // Blocks for `items` in a grid-stride loop: enough to fill any device, few enough for any grid.
@@ -33,13 +60,5 @@ struct alignas(sizeof(T) * kWidth) Pack {
 
 template <typename T>
 constexpr int kPackWidth = 16 / sizeof(T);
-
-inline bool aligned16(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
-
-// Whether every sample of the input starts on 16 bytes (absent inputs do).
-inline bool aligned16(const Input& input, std::int64_t batch, std::size_t element_size) {
-  return aligned16(input.data) &&
-         (batch <= 1 || input.batch_stride * static_cast<std::int64_t>(element_size) % 16 == 0);
-}
 
 }  // namespace ivan_fast::cuda

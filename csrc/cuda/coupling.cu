@@ -1,91 +1,109 @@
-// Affine coupling on CUDA: one grid-stride kernel for the five ops, 16-byte accesses where every operand allows them.
-#include "common.cuh"
+// Affine coupling on CUDA: one kernel for the five ops, each operand read or written once, 16 bytes at a time where the
+// boundaries of all operands agree.
 #include "ivan_fast/coupling.h"
 #include "ivan_fast/cuda_info.h"
+#include "pointwise.cuh"
 
 namespace ivan_fast::cuda {
 namespace {
 
 template <typename T>
 struct Operands {
-  const T *state, *h, *g, *grad;                               // [N, inner], own batch strides
-  T *out, *grad_state, *grad_h;                                // [N, inner], contiguous
-  std::int64_t state_stride, h_stride, g_stride, grad_stride;  // in packs
-  std::int64_t packs, inner;                                   // all packs; packs of a sample
+  const T *state, *h, *g, *grad;                               // [samples, length], own strides
+  T *out, *grad_state, *grad_h;                                // [samples, length], contiguous
+  std::int64_t state_stride, h_stride, g_stride, grad_stride;  // in elements
+  std::int64_t samples, length;
   T clamp;
 };
 
-template <CouplingOp op, typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) coupling_kernel(Operands<T> o) {
-  using P = Pack<T, kWidth>;
-  constexpr bool kHasOut =
-      op == CouplingOp::kForward || op == CouplingOp::kInverse || op == CouplingOp::kRecomputeBackward;
-  constexpr bool kHasGrad = op != CouplingOp::kForward && op != CouplingOp::kInverse;
-  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
-  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < o.packs; i += step) {
-    const std::int64_t sample = i / o.inner, offset = i - sample * o.inner;
-    const P state = reinterpret_cast<const P*>(o.state)[sample * o.state_stride + offset];
-    const P h = reinterpret_cast<const P*>(o.h)[sample * o.h_stride + offset];
+template <CouplingOp op>
+constexpr bool kHasOut =
+    op == CouplingOp::kForward || op == CouplingOp::kInverse || op == CouplingOp::kRecomputeBackward;
+template <CouplingOp op>
+constexpr bool kHasGrad = op != CouplingOp::kForward && op != CouplingOp::kInverse;
+
+template <CouplingOp op, typename T>
+struct Coupling {
+  const Operands<T>& o;
+
+  template <int kWidth>
+  __device__ __forceinline__ void at(std::int64_t sample, std::int64_t element) {
+    using P = Pack<T, kWidth>;
+    const P state = load<kWidth>(o.state + sample * o.state_stride + element);
+    const P h = load<kWidth>(o.h + sample * o.h_stride + element);
     P g{}, grad{}, out, grad_state, grad_h;
-    if constexpr (kHasOut) g = reinterpret_cast<const P*>(o.g)[sample * o.g_stride + offset];
-    if constexpr (kHasGrad) grad = reinterpret_cast<const P*>(o.grad)[sample * o.grad_stride + offset];
+    if constexpr (kHasOut<op>) g = load<kWidth>(o.g + sample * o.g_stride + element);
+    if constexpr (kHasGrad<op>) grad = load<kWidth>(o.grad + sample * o.grad_stride + element);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       coupling_element<op>(state.v[k], h.v[k], g.v[k], grad.v[k], o.clamp, out.v[k], grad_state.v[k], grad_h.v[k]);
     }
-    if constexpr (kHasOut) reinterpret_cast<P*>(o.out)[i] = out;
-    if constexpr (kHasGrad) {
-      reinterpret_cast<P*>(o.grad_state)[i] = grad_state;
-      reinterpret_cast<P*>(o.grad_h)[i] = grad_h;
+    const std::int64_t at = sample * o.length + element;
+    if constexpr (kHasOut<op>) store<kWidth>(o.out + at, out);
+    if constexpr (kHasGrad<op>) {
+      store<kWidth>(o.grad_state + at, grad_state);
+      store<kWidth>(o.grad_h + at, grad_h);
     }
   }
+};
+
+template <CouplingOp op, typename T, int kWidth>
+__global__ void __launch_bounds__(kPointwiseThreads, sizeof(T) == 8 ? 1 : 2) coupling_kernel(const Operands<T> o) {
+  Coupling<op, T> work{o};
+  for_each_item<kWidth>(work, o.samples, o.length, o.h, o.h_stride);
 }
 
 template <typename T, int kWidth>
-void launch(const CouplingParams& p, cudaStream_t stream) {
-  const Operands<T> o{static_cast<const T*>(p.state.data),
-                      static_cast<const T*>(p.h.data),
-                      static_cast<const T*>(p.g.data),
-                      static_cast<const T*>(p.grad.data),
-                      static_cast<T*>(p.out),
-                      static_cast<T*>(p.grad_state),
-                      static_cast<T*>(p.grad_h),
-                      p.state.batch_stride / kWidth,
-                      p.h.batch_stride / kWidth,
-                      p.g.batch_stride / kWidth,
-                      p.grad.batch_stride / kWidth,
-                      p.batch * p.inner / kWidth,
-                      p.inner / kWidth,
-                      static_cast<T>(p.clamp)};
-  const unsigned blocks = blocks_for(o.packs);
-  switch (p.op) {
+void launch_width(CouplingOp op, const Operands<T>& o, cudaStream_t stream) {
+  const PointwiseLaunch l = pointwise_launch(o.samples, most_items(o.length, kWidth));
+  const auto run = [&](const char* name, void (*kernel)(Operands<T>)) {
+    launch(name, kernel, dim3(l.grid_x, l.grid_y), dim3(l.block_x, l.block_y), 0, stream, o);
+  };
+  switch (op) {
     case CouplingOp::kForward:
-      coupling_kernel<CouplingOp::kForward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return run("affine_coupling_forward", coupling_kernel<CouplingOp::kForward, T, kWidth>);
     case CouplingOp::kInverse:
-      coupling_kernel<CouplingOp::kInverse, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return run("affine_coupling_inverse", coupling_kernel<CouplingOp::kInverse, T, kWidth>);
     case CouplingOp::kBackward:
-      coupling_kernel<CouplingOp::kBackward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return run("affine_coupling_backward", coupling_kernel<CouplingOp::kBackward, T, kWidth>);
     case CouplingOp::kInverseBackward:
-      coupling_kernel<CouplingOp::kInverseBackward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return run("affine_coupling_inverse_backward", coupling_kernel<CouplingOp::kInverseBackward, T, kWidth>);
     case CouplingOp::kRecomputeBackward:
-      coupling_kernel<CouplingOp::kRecomputeBackward, T, kWidth><<<blocks, kThreads, 0, stream>>>(o);
-      break;
+      return run("affine_coupling_recompute_backward", coupling_kernel<CouplingOp::kRecomputeBackward, T, kWidth>);
   }
-  check_launch("affine_coupling");
 }
 
 template <typename T>
 void dispatch(const CouplingParams& p, cudaStream_t stream) {
-  bool packed = p.inner % kPackWidth<T> == 0 && aligned16(p.out) && aligned16(p.grad_state) && aligned16(p.grad_h);
-  for (const Input& input : {p.state, p.h, p.g, p.grad}) packed = packed && aligned16(input, p.batch, sizeof(T));
-  if (packed) {
-    launch<T, kPackWidth<T>>(p, stream);
+  Operands<T> o{static_cast<const T*>(p.state.data),
+                static_cast<const T*>(p.h.data),
+                static_cast<const T*>(p.g.data),
+                static_cast<const T*>(p.grad.data),
+                static_cast<T*>(p.out),
+                static_cast<T*>(p.grad_state),
+                static_cast<T*>(p.grad_h),
+                p.state.batch_stride,
+                p.h.batch_stride,
+                p.g.batch_stride,
+                p.grad.batch_stride,
+                p.batch,
+                p.inner,
+                static_cast<T>(p.clamp)};
+  const std::initializer_list<Operand> operands = {operand(p.state),
+                                                   operand(p.h),
+                                                   operand(p.g),
+                                                   operand(p.grad),
+                                                   operand(p.out, p.inner),
+                                                   operand(p.grad_state, p.inner),
+                                                   operand(p.grad_h, p.inner)};
+  if (joins(operands, o.samples, o.length)) {
+    o.length *= o.samples;
+    o.samples = 1;
+  }
+  if (aligned_alike(operands, o.samples, sizeof(T))) {
+    launch_width<T, kPackWidth<T>>(p.op, o, stream);
   } else {
-    launch<T, 1>(p, stream);
+    launch_width<T, 1>(p.op, o, stream);
   }
 }
 

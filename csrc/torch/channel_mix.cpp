@@ -12,6 +12,7 @@ constexpr int64_t kGrain = 4;  // chunks of kMixChunk pixels below which another
 
 struct OnCpu {
   explicit OnCpu(const Tensor&) {}
+  static int64_t partials(const ChannelMixBackwardParams& p) { return mix_chunks(p.batch, p.pixels); }
   void operator()(const ChannelMixParams& params) const {
     torch::stable::parallel_for(0, mix_chunks(params.batch, params.pixels), kGrain,
                                 [&](int64_t begin, int64_t end) { cpu::channel_mix(params, begin, end); });
@@ -28,6 +29,9 @@ struct OnCuda {
   torch::stable::accelerator::DeviceGuard guard;
   void* stream;
   explicit OnCuda(const Tensor& t) : guard(t.get_device_index()), stream(current_cuda_stream(t)) {}
+  static int64_t partials(const ChannelMixBackwardParams& p) {
+    return cuda::channel_mix_partials(p.batch, p.channels, p.pixels);
+  }
   void operator()(const ChannelMixParams& params) const { cuda::channel_mix(params, stream); }
   void operator()(const ChannelMixBackwardParams& params) const { cuda::channel_mix_backward(params, stream); }
 };
@@ -71,7 +75,7 @@ std::tuple<Tensor, Tensor> mix_backward(const Tensor& grad_y, const Tensor& x, c
   const Tensor kept_x = with_contiguous_samples(x), kept_grad = with_contiguous_samples(grad_y);
   const Tensor kept_weight = torch::stable::contiguous(weight);
   Tensor grad_x = empty_as(x), grad_weight = empty_as(weight);
-  const int64_t workspace[] = {mix_chunks(params.batch, params.pixels), params.channels, params.channels};
+  const int64_t workspace[] = {Device::partials(params), params.channels, params.channels};
   Tensor partial = torch::stable::new_empty(x, {workspace, 3}, torch::headeronly::ScalarType::Double);
   params.grad_y = as_input(kept_grad);
   params.x = as_input(kept_x);

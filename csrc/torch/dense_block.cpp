@@ -1,4 +1,4 @@
-// Binding of the dense block ops. CPU only: ivan_fast/_dense_block.py registers what CUDA tensors do.
+// Binding of the dense block ops on the CPU (CUDA: dense_block_cuda.cpp).
 #include <cmath>
 #include <tuple>
 

@@ -77,7 +77,8 @@ def as_parameters(module: nn.Module, x: Tensor, steps: Tensor | None = None) -> 
     own = next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype)
     if steps is not None and own != x.dtype:
         step = steps.reshape(-1, *[1] * (x.dim() - 1))
-        x = ((x / step + _TO_INTEGERS) - _TO_INTEGERS) * step
+        whole = x / step + _TO_INTEGERS
+        x = (whole - _TO_INTEGERS) * step if whole.requires_grad else whole.sub_(_TO_INTEGERS).mul_(step)
     return x.to(own)
 
 

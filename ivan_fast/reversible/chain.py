@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ivan_fast import _C
 from ivan_fast.reversible.guard import Fingerprints, Guard, InversionDriftWarning
 from ivan_fast.reversible.replay import AutocastState, ParameterGradients, Recorder
 from ivan_fast.reversible.steps import Step
@@ -90,7 +92,7 @@ class Pass:
 
     def replay(self, inputs: list[Tensor], grad: Tensor, needs_x: bool) -> tuple[Tensor | None, Gradients]:
         """Gradients from the inputs of the steps from `stop` on; consumes the list."""
-        grads = Gradients()
+        grads = Gradients(self.trained)
         grad_state: Tensor | None = grad
         for i in reversed(range(self.stop, len(self.steps))):
             if grad_state is None:
@@ -106,8 +108,8 @@ class Pass:
         self, x: Tensor, y: Tensor, guard: Guard, grad: Tensor, needs_x: bool
     ) -> tuple[Tensor | None, Gradients]:
         """Gradients from the output. On the CPU the walk ends where the guard trips."""
-        grads = Gradients()
-        state, grad_state = y, grad
+        grads = Gradients(self.trained)
+        state, grad_state = y.clone(), grad.clone()  # steps may overwrite them
         for i in reversed(range(self.stop, len(self.steps))):
             wanted = needs_x or i > self.stop
             state, found, more = self.steps[i].invert(
@@ -139,18 +141,25 @@ class Pass:
 
 
 class Gradients:
-    """Sums of the parameters' gradients, by parameter."""
+    """Sums of the parameters' gradients, by parameter.
 
-    def __init__(self) -> None:
+    Their memory is taken at once: small tensors that come between the large ones of the walk and outlive
+    them would keep the C library's heap from using the large ones' places again.
+    """
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self._room = {id(p): torch.empty_like(p, memory_format=torch.contiguous_format) for p in parameters}
         self._sums: dict[int, Tensor] = {}
 
     def add(self, pairs: ParameterGradients) -> None:
         for parameter, grad in pairs:
-            known = self._sums.get(id(parameter))
-            self._sums[id(parameter)] = grad if known is None else known + grad
+            key = id(parameter)
+            known = self._sums.get(key)
+            self._sums[key] = self._room[key].copy_(grad) if known is None else known.add_(grad)
 
     def shift(self, by: Tensor) -> None:
-        self._sums = {key: grad + by.to(grad.dtype) for key, grad in self._sums.items()}
+        for grad in self._sums.values():
+            grad += by.to(grad.dtype)
 
     def of(self, parameters: list[Tensor]) -> list[Tensor | None]:
         return [self._sums.get(id(p)) for p in parameters]
@@ -163,6 +172,8 @@ class Chain(torch.autograd.Function):
     def forward(ctx: Any, run: Pass, x: Tensor, *trained: Tensor) -> Tensor:
         ctx.run = run
         ctx.set_materialize_grads(False)
+        if x.device.type == "cpu":
+            _tune_heap()
         state, inputs = x.to(run.dtype), []
         marks = Fingerprints(len(run.steps)) if run.memory == "invert" else None
         with run.autocast.restored():
@@ -251,6 +262,12 @@ class _Within(nn.Module):
 
     def forward(self, function: Callable[[], Any]) -> Any:
         return function()
+
+
+@cache
+def _tune_heap() -> None:
+    """Once a process, when the first chain is trained on the CPU: see csrc/cpu/heap.h."""
+    _C.return_large_blocks()
 
 
 def _version(tensor: Tensor) -> int:

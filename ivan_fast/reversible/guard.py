@@ -36,18 +36,22 @@ class Fingerprints:
 
     def __init__(self, blocks: int) -> None:
         self._sampler = Sampler(blocks)
-        self._values: list[Tensor] = []
-        self._norms: list[Tensor] = []
+        self._count = 0
 
     def add(self, state: Tensor) -> None:
-        block = len(self._norms)
+        block, rms = self._count, _rms(state)
+        if block == 0:  # all memory at once, before the states of the pass: see chain.Gradients
+            blocks, shape = self._sampler.blocks, (rms.shape[0], self._sampler.count)
+            self._values = state.new_zeros((blocks, *shape))
+            self._norms = rms.new_zeros((blocks + 1, rms.shape[0]))
         if block < self._sampler.blocks:
-            self._values.append(self._sampler.sample(block, state))
-        self._norms.append(_rms(state))
+            self._values[block] = self._sampler.sample(block, state)
+        self._norms[block] = rms
+        self._count += 1
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """``(values [blocks, N, K], norms [blocks + 1, N])``."""
-        return torch.stack(self._values), torch.stack(self._norms)
+        return self._values, self._norms
 
 
 class Sampler:
@@ -91,11 +95,11 @@ class Guard:
         self._sampler = Sampler(values.shape[0])
         self._tol, self._noise = tol, noise
         self._blocks: list[int] = []
-        self._drifts: list[Tensor] = []
+        self._drifts = norms.new_zeros(values.shape[:2])  # in the order of the checks
 
-    def tiny(self, block: int) -> Tensor:
-        """``[N]``: recovered values of a block's input up to this are taken for 0."""
-        return self._scales[block] * self._noise
+    def tiny(self, block: int) -> Tensor | None:
+        """``[N]``: recovered values of a block's input up to this are taken for 0; None where that is 0."""
+        return self._scales[block] * self._noise if self._noise else None
 
     def check(self, block: int, recovered: Tensor, true: Tensor | None = None, last: bool = False) -> None:
         """Note the drift of the recovered input ``[N, ...]`` of a block; `true` is all of it where known.
@@ -112,14 +116,14 @@ class Guard:
             drift = torch.maximum(drift, _ratio(_rms(recovered - true), self._scales[block]))
         elif last:
             drift = drift + 0 * _rms(recovered)
+        self._drifts[len(self._blocks)] = drift
         self._blocks.append(block)
-        self._drifts.append(drift)
 
     def tripped(self) -> tuple[int, float] | None:
         """The first block on the way back that tripped, and its drift; one read of device memory."""
-        if not self._drifts:
+        if not self._blocks:
             return None
-        worst = torch.stack([d.amax() for d in self._drifts]).tolist()  # amax propagates NaN
+        worst = self._drifts[: len(self._blocks)].amax(1).tolist()  # amax propagates NaN
         for block, drift in zip(self._blocks, worst, strict=True):
             if not drift <= self._tol:
                 return block, drift
@@ -127,7 +131,7 @@ class Guard:
 
     def poison(self) -> Tensor:
         """0 if nothing tripped, else NaN, without reading device memory: to be added to every gradient."""
-        worst = torch.stack([d.amax() for d in self._drifts]).amax()
+        worst = self._drifts[: len(self._blocks)].amax()
         return torch.where(worst <= self._tol, 0.0, math.nan)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ivan_fast.modules import AffineCoupling, InvertibleBlock, InvertibleConv1x1
-from ivan_fast.reversible import walk
+from ivan_fast.reversible import dense_walk, walk
 from ivan_fast.reversible.replay import Evaluation, ParameterGradients, Recorder, call_method, rerun
 
 
@@ -53,9 +53,12 @@ class Step:
         return evaluation.backward(grad_y)
 
     def invert(
-        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor
+        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor | None
     ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
-        """From the output: ``(x, grad_x, parameter gradients)``; `tiny` is that of `walk.without_noise`."""
+        """From the output: ``(x, grad_x, parameter gradients)``; `tiny` is that of `walk.without_noise`.
+
+        May overwrite `y` and `grad_y`.
+        """
         with torch.no_grad():
             x = walk.without_noise(rerun(self.block, self._undo, y, recorder[""]), tiny)
         return (x, *self.replay(x, grad_y, recorder, needs_x))
@@ -81,12 +84,17 @@ class OwnStep(Step):
         return () if self._coupling is None else (recorder, self.rounding)
 
     def invert(
-        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor
+        self, y: Tensor, grad_y: Tensor, recorder: Recorder, needs_x: bool, tiny: Tensor | None
     ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
         state, grad, grads = y, grad_y, []
         layers = [self._mix, self._coupling]
         for layer in layers if self._inverse else reversed(layers):
             if isinstance(layer, AffineCoupling):
+                subnets = dense_walk.dense_subnets(layer)
+                if subnets is not None:
+                    back_dense = dense_walk.coupling_inverse if self._inverse else dense_walk.coupling_forward
+                    grads += back_dense(layer, subnets, state, grad, tiny, self.rounding)
+                    continue
                 back = walk.coupling_inverse if self._inverse else walk.coupling_forward
                 state, grad, more = back(layer, state, grad, recorder, tiny, self.rounding)
                 grads += more
@@ -104,6 +112,6 @@ def make_step(name: str, block: nn.Module, inverse: bool) -> Step:
         if type(block) is InvertibleBlock:
             parts += [block.mix, block.coupling]
         known = all(type(p) in (AffineCoupling, InvertibleConv1x1) for p in parts[-2:] if p is not block)
-        if known and not any(walk.has_hooks(p) for p in parts):
+        if known and not any(dense_walk.has_hooks(p) for p in parts):
             return OwnStep(name, block, inverse)
     return Step(name, block, inverse)

@@ -11,22 +11,19 @@ from torch import Tensor, nn
 
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleConv1x1
 from ivan_fast.modules.backend import as_parameters, full_precision
+from ivan_fast.reversible.dense_walk import differentiate, is_known
 from ivan_fast.reversible.replay import Conditions, Evaluation, ParameterGradients, Recorder
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a user registered hooks on the module itself."""
-    return any(getattr(module, name) for name in _HOOKS)
-
-
-def without_noise(state: Tensor, tiny: Tensor) -> Tensor:
+def without_noise(state: Tensor, tiny: Tensor | None) -> Tensor:
     """A recovered state with 0 for what cannot be told from 0: values up to `tiny` ``[N]`` of their sample.
 
     A black background under zero biases is exactly 0, and LeakyReLU's derivative there is its slope.
     Recovered as rounding noise it would be the slope or 1 by chance, in every pixel of the background.
+    None where recovered values are rounded before a subnet reads them: then nothing is done here.
     """
+    if tiny is None:
+        return state
     return torch.where(state.abs() <= tiny.reshape(-1, *[1] * (state.dim() - 1)), 0.0, state)
 
 
@@ -40,7 +37,7 @@ def coupling_forward(
     y: Tensor,
     grad_y: Tensor,
     recorder: Recorder,
-    tiny: Tensor,
+    tiny: Tensor | None,
     rounding: Tensor | None,
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(x, grad_x, parameter gradients)`` of ``y = coupling(x)``."""
@@ -48,20 +45,12 @@ def coupling_forward(
     grad_y1, grad_y2 = coupling.parts(grad_y)
     # The gradient of G's output is grad_y2 itself; H's needs h, g and x2 first.
     g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, grad_y2, recorder["G"], rounding)
-    if _streams(coupling):
-        arguments = _arguments(coupling.H, y1, rounding, coupling.clamp)
-        with full_precision(y):
-            x2, grad_x2, grad_y1_h, *grads = coupling.functions.dense_block_coupling_backward(
-                y2, g, grad_y2, *arguments
-            )
-        grads_h = _of_parameters(coupling.H, *grads)
-    else:
-        h = _evaluate(coupling.H, y1, recorder["H"], rounding)
-        with full_precision(y):
-            x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
-                y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
-            )
-        grad_y1_h, grads_h = h.backward(grad_h)
+    h = _evaluate(coupling.H, y1, recorder["H"], rounding)
+    with full_precision(y):
+        x2, grad_x2, grad_h = coupling.functions.affine_coupling_recompute_backward(
+            y2, h.output.to(y.dtype), g, grad_y2, coupling.clamp
+        )
+    grad_y1_h, grads_h = h.backward(grad_h)
     x2 = without_noise(x2, tiny)
     grad_x1 = _sum(grad_y1, grad_y1_g, grad_y1_h)
     f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, grad_x1, recorder["F"], rounding)
@@ -74,7 +63,7 @@ def coupling_inverse(
     x: Tensor,
     grad_x: Tensor,
     recorder: Recorder,
-    tiny: Tensor,
+    tiny: Tensor | None,
     rounding: Tensor | None,
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(y, grad_y, parameter gradients)`` of ``x = coupling.inverse(y)``."""
@@ -82,32 +71,23 @@ def coupling_inverse(
     grad_x1, grad_x2 = coupling.parts(grad_x)
     f, grad_x2_f, grads_f = _differentiate(coupling.F, x2, -grad_x1, recorder["F"], rounding)
     y1 = without_noise(x1 + f, tiny)
-    grad_x2 = _sum(grad_x2, grad_x2_f)
-    if _streams(coupling):
-        arguments = _arguments(coupling.H, y1, rounding, coupling.clamp)
-        with full_precision(x):
-            y2, grad_y2, grad_y1_h, *grads = coupling.functions.dense_block_coupling_inverse_backward(
-                x2, grad_x2, *arguments
-            )
-        grads_h = _of_parameters(coupling.H, *grads)
-    else:
-        h = _evaluate(coupling.H, y1, recorder["H"], rounding)
-        h_out = h.output.to(x.dtype)
-        with full_precision(x):
-            y2 = coupling.functions.affine_coupling_forward(x2, h_out, torch.zeros_like(x2), coupling.clamp)
-            grad_y2, grad_h = coupling.functions.affine_coupling_inverse_backward(
-                grad_x2, x2, h_out, coupling.clamp
-            )
-        grad_y1_h, grads_h = h.backward(grad_h)
+    h = _evaluate(coupling.H, y1, recorder["H"], rounding)
+    h_out = h.output.to(x.dtype)
+    with full_precision(x):
+        grad_y2, grad_h = coupling.functions.affine_coupling_inverse_backward(
+            _sum(grad_x2, grad_x2_f), x2, h_out, coupling.clamp
+        )
+    grad_y1_h, grads_h = h.backward(grad_h)
     g, grad_y1_g, grads_g = _differentiate(coupling.G, y1, -grad_y2, recorder["G"], rounding)
-    y2 = y2 + g
+    with full_precision(x):
+        y2 = coupling.functions.affine_coupling_forward(x2, h_out, g, coupling.clamp)
     grad_y1 = _sum(grad_x1, grad_y1_g, grad_y1_h)
     y = torch.cat([y1, without_noise(y2, tiny)], 1)
     return y, torch.cat([grad_y1, grad_y2], 1), grads_f + grads_h + grads_g
 
 
 def mix_forward(
-    mix: InvertibleConv1x1, y: Tensor, grad_y: Tensor, tiny: Tensor
+    mix: InvertibleConv1x1, y: Tensor, grad_y: Tensor, tiny: Tensor | None
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(x, grad_x, parameter gradients)`` of ``y = mix(x)``."""
     with full_precision(y):
@@ -117,7 +97,7 @@ def mix_forward(
 
 
 def mix_inverse(
-    mix: InvertibleConv1x1, x: Tensor, grad_x: Tensor, tiny: Tensor
+    mix: InvertibleConv1x1, x: Tensor, grad_x: Tensor, tiny: Tensor | None
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(y, grad_y, parameter gradients)`` of ``x = mix.inverse(y)``."""
     with full_precision(x):
@@ -141,47 +121,18 @@ def _differentiate(
     subnet: nn.Module, x: Tensor, grad_output: Tensor, conditions: Conditions, rounding: Tensor | None
 ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
     """``(output in the dtype of x, grad_x, parameter gradients)`` in one evaluation."""
-    if not _is_known(subnet):
-        evaluation = Evaluation(subnet, "forward", as_parameters(subnet, x, rounding), conditions)
+    own = as_parameters(subnet, x, rounding)
+    if not is_known(subnet):
+        evaluation = Evaluation(subnet, "forward", own, conditions)
         return (evaluation.output.to(x.dtype), *evaluation.backward(grad_output))
-    arguments = _arguments(subnet, x, rounding)
-    with full_precision(x):
-        out, grad_x, *grads = subnet.functions.dense_block_backward(
-            grad_output.to(subnet.weights[0].dtype), *arguments
-        )
-    return out.to(x.dtype), grad_x, _of_parameters(subnet, *grads)
-
-
-def _is_known(subnet: nn.Module) -> bool:
-    """Whether it computes what its op computes."""
-    return type(subnet) is DenseBlock and not has_hooks(subnet)
-
-
-def _streams(coupling: AffineCoupling) -> bool:
-    """Whether H is a dense block whose op can hold the coupling: of the same backend."""
-    return _is_known(coupling.H) and coupling.H.backend == coupling.backend
-
-
-def _arguments(
-    subnet: DenseBlock, x: Tensor, rounding: Tensor | None, *more: float
-) -> tuple[Tensor | list[Tensor] | float | str, ...]:
-    """What the dense block ops take from x on; `more` stands before the slope. Autocast, if any, decides."""
-    own = as_parameters(subnet, x, rounding).to(subnet.weights[0].dtype)
-    compute = subnet.compute_for(x)
-    return own, list(subnet.weights), list(subnet.biases), *more, subnet.negative_slope, compute
-
-
-def _of_parameters(
-    subnet: DenseBlock, grad_weights: list[Tensor], grad_biases: list[Tensor]
-) -> ParameterGradients:
-    pairs = zip([*subnet.weights, *subnet.biases], [*grad_weights, *grad_biases], strict=True)
-    return [(p, g) for p, g in pairs if p.requires_grad]
+    out, grad_x, grads = differentiate(subnet, own, grad_output)
+    return out.to(x.dtype), grad_x, grads
 
 
 def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions, rounding: Tensor | None) -> Evaluation:
     """One evaluation, to be differentiated once the gradient of its output is known."""
     x = as_parameters(subnet, x, rounding)
-    if not _is_known(subnet):
+    if not is_known(subnet):
         return Evaluation(subnet, "forward", x, conditions)
     depth, compute = subnet.depth, subnet.compute_for(x)
 

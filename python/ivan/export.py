@@ -143,6 +143,8 @@ def export(run: str | Path, out: str | Path, *, inverse: bool = False, checkpoin
             "copy and "
             "zero can be exported"
         )
+    if predictor.config.context or predictor.config.task == "fusion":
+        raise InputError(f"{run}: has --context or fuses; only plain synthesis can be exported")
     module = PortableDirection(predictor, inverse).eval()
     given = predictor.modalities(inverse)[0]
     slices, height, width = (torch.export.Dim(name, min=2) for name in ("slices", "height", "width"))

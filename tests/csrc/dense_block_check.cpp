@@ -1,7 +1,10 @@
-// Runs the dense block's kernels over awkward shapes, for the address and undefined-behaviour sanitizers, and checks
-// that the backward's output has the forward's bits. Prints one line and returns 0 where all is well.
+// Runs the dense block's kernels over awkward shapes, with and without a coupling in the backward, for the address and
+// undefined-behaviour sanitizers, and checks that the backward's output has the forward's bits, whatever the threads
+// and the workspace. Prints one line and returns 0 where all is well.
+#include <cmath>
 #include <cstdio>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "ivan_fast/dense_block.h"
@@ -16,6 +19,19 @@ using ivan_fast::DenseBlockShape;
 void one_by_one(int64_t count, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < count; ++i) body(i, context);
 }
+
+void all_at_once(int64_t count, void (*body)(int64_t, void*), void* context) {
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < count; ++i) threads.emplace_back(body, i, context);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Threads of a team really beside each other, or, as in a nested parallel loop, one after the other.
+struct Way {
+  int threads;
+  ivan_fast::cpu::ParallelFor parallel_for;
+};
+const Way kWays[] = {{1, one_by_one}, {3, one_by_one}, {3, all_at_once}};
 
 template <typename T>
 struct Call {
@@ -67,23 +83,54 @@ struct Call {
   }
 };
 
+// The coupling in the stream, with a state of type S: the inverse walk's x2 e^s must be that of the forward's h.
+template <typename S, typename T>
+bool check_walk(Call<T>& call, const DenseBlockShape& shape, const std::vector<T>& h) {
+  if (sizeof(S) < sizeof(T)) return true;
+  std::vector<S> state(h.size()), out(h.size()), grad_state(h.size());
+  for (size_t i = 0; i < h.size(); ++i) state[i] = S(call.grad_y[i]);
+  const int64_t stride = shape.out_channels * shape.height * shape.width;
+  ivan_fast::DenseBlockCoupling& c = call.params.coupling;
+  c.dtype = sizeof(S) == 8 ? ivan_fast::DType::kFloat64 : ivan_fast::DType::kFloat32;
+  c.clamp = 0.8;
+  c.state = c.g = c.grad = {state.data(), stride};
+  c.out = out.data();
+  c.grad_state = grad_state.data();
+  bool right = true;
+  for (const auto [threads, parallel_for] : kWays)
+    for (const size_t workspace : {size_t{1} << 26, size_t{1}})
+      for (const ivan_fast::CouplingWalk walk :
+           {ivan_fast::CouplingWalk::kForward, ivan_fast::CouplingWalk::kInverse}) {
+        ivan_fast::cpu::set_dense_block_workspace(workspace);
+        c.walk = walk;
+        ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
+        if (walk == ivan_fast::CouplingWalk::kForward) continue;
+        for (size_t i = 0; i < h.size(); ++i) {
+          const double s = 0.8 * std::tanh(double(h[i]) / 2), expected = double(state[i]) * std::exp(s);
+          right = right && std::abs(double(out[i]) - expected) <= (sizeof(S) == 8 ? 1e-14 : 1e-6) * std::abs(expected);
+        }
+      }
+  c = {};
+  return right;
+}
+
 template <typename T>
 bool check(const DenseBlockShape& shape, bool winograd, DenseBlockRounding rounding) {
   Call<T> call(shape);
   call.params.forward.winograd = winograd;
   call.params.forward.rounding = rounding;
   std::vector<T> first;
-  for (const int threads : {1, 3})
+  for (const auto [threads, parallel_for] : kWays)
     for (const size_t workspace : {size_t{1} << 26, size_t{1}}) {
       ivan_fast::cpu::set_dense_block_workspace(workspace);
-      ivan_fast::cpu::dense_block_forward(call.params.forward, threads, one_by_one);
+      ivan_fast::cpu::dense_block_forward(call.params.forward, threads, parallel_for);
       const std::vector<T> forward = call.y;
       if (first.empty()) first = forward;
       call.y.assign(call.y.size(), T(0));
-      ivan_fast::cpu::dense_block_backward(call.params, threads, one_by_one);
+      ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
       if (call.y != forward || forward != first) return false;
     }
-  return true;
+  return check_walk<float>(call, shape, first) && check_walk<double>(call, shape, first);
 }
 
 }  // namespace

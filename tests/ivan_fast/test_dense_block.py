@@ -10,7 +10,6 @@ from torch import Tensor
 
 import ivan_fast
 from ivan_fast import ops, reference
-from ivan_fast._dense_block import cudnn_for
 
 Case = tuple[Tensor, list[Tensor], list[Tensor], Tensor]
 
@@ -347,16 +346,9 @@ def test_exact_zeros_stay_exact_zeros() -> None:
 
 
 def test_build_info_says_what_cuda_tensors_run() -> None:
+    """Compiled kernels where there was nvcc, and never the Python twins."""
     registered = torch._C._dispatch_dump_table("ivan_fast::dense_block")
-    cuda = next(line for line in registered.splitlines() if line.startswith("CUDA:"))
-    python = "torch/library.py" in cuda  # registered from Python: the twin
-    assert ivan_fast.build_info()["dense_block_cuda"] == ("reference" if python else "kernels")
-
-
-def test_cuda_convolutions_use_tf32_only_on_request() -> None:
-    before = torch.backends.cudnn.allow_tf32
-    for compute in ("strict", "fast", "bf16", "tf32"):
-        with cudnn_for(compute):
-            assert torch.backends.cudnn.allow_tf32 == (compute == "tf32")
-            assert torch.backends.cudnn.deterministic
-    assert torch.backends.cudnn.allow_tf32 == before
+    cuda = next((line for line in registered.splitlines() if line.startswith("CUDA:")), "")
+    info = ivan_fast.build_info()
+    assert "torch/library.py" not in cuda
+    assert (info["dense_block_cuda"] in ("layerwise", "fused")) == info["with_cuda"]

@@ -130,7 +130,7 @@ def test_bits_do_not_depend_on_threads_or_strips(compute: str) -> None:
 
 
 def test_channel_slices_and_empty() -> None:
-    x, weights, biases, grad = make(2, 2, 2, 8, 3, 6, 5)
+    x, weights, biases, _ = make(2, 2, 2, 8, 3, 6, 5)
     wide = torch.randn(2, 4, 6, 5, dtype=torch.float64)
     arguments = (wide[:, 1:3], wide[:, 2:], wide[:, :2], x, weights, biases, CLAMP)
     for a, b in zip(

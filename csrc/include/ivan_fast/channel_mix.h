@@ -6,7 +6,7 @@
 
 namespace ivan_fast {
 
-// Pixels of one partial sum of grad_weight. Fixed, so that the result does not depend on the number of threads.
+// Pixels of one partial sum of grad_weight on the CPU. Fixed: the result does not depend on the number of threads.
 constexpr std::int64_t kMixChunk = 1024;
 
 struct ChannelMixParams {
@@ -27,12 +27,18 @@ struct ChannelMixBackwardParams {
   Input weight;                 // [C, C]
   void* grad_x = nullptr;       // [N, C, P], contiguous
   void* grad_weight = nullptr;  // [C, C], contiguous
-  double* partial = nullptr;    // workspace [mix_chunks, C, C]
+  double* partial = nullptr;    // workspace [P, C, C] with P of mix_chunks, or of cuda::channel_mix_partials
 };
+
+// Whole samples of a chunk: 1, or as many as kMixChunk pixels hold where samples are small.
+inline std::int64_t mix_chunk_samples(std::int64_t pixels) {
+  return pixels == 0 || pixels > kMixChunk ? 1 : kMixChunk / pixels;
+}
 
 // Chunks of all samples: the units in which work is shared out.
 inline std::int64_t mix_chunks(std::int64_t batch, std::int64_t pixels) {
-  return batch * ((pixels + kMixChunk - 1) / kMixChunk);
+  const std::int64_t samples = mix_chunk_samples(pixels);
+  return (batch + samples - 1) / samples * ((pixels + kMixChunk - 1) / kMixChunk);
 }
 
 namespace cpu {
@@ -46,6 +52,8 @@ namespace cuda {
 // On the current device, on `stream` (a cudaStream_t).
 void channel_mix(const ChannelMixParams& params, void* stream);
 void channel_mix_backward(const ChannelMixBackwardParams& params, void* stream);
+// Partial sums that channel_mix_backward needs room for.
+std::int64_t channel_mix_partials(std::int64_t batch, std::int64_t channels, std::int64_t pixels);
 }  // namespace cuda
 
 }  // namespace ivan_fast

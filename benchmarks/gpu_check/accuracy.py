@@ -1,0 +1,92 @@
+"""Whether the network is right here: against float64 on the CPU, and the public implementation's numbers."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+import networks
+import numpy as np
+import torch
+from networks import Case
+from torch import Tensor
+
+from ivan.model import IVAN
+from ivan.official import load_official, official_state_dict
+
+# Error of ours at most this many times PyTorch's own at the same precision, plus what tiny errors vary by.
+FACTOR, SLACK = 2.0, {"float32": 1e-6, "tf32": 1e-4, "bf16": 1e-3}
+SEEDS = 5
+OFFICIAL_TOLERANCE = 1e-4  # float32 on the device against the public implementation's float64
+
+
+def relative(found: Tensor, truth: Tensor) -> float:
+    truth = truth.double()
+    return float((found.detach().cpu().double() - truth).norm() / truth.norm().clamp_min(1e-300))
+
+
+def gradients(model: torch.nn.Module, x: Tensor, y: Tensor, precision: str) -> Tensor:
+    """The gradient of a step's loss with respect to the image."""
+    x = x.clone().requires_grad_()
+    with networks.precision(precision, x.device):
+        loss = torch.nn.functional.mse_loss(model(x).float() if precision == "bf16" else model(x), y)
+    with networks.precision("float32" if precision == "bf16" else precision, x.device):
+        (grad,) = torch.autograd.grad(loss, x)
+    return grad
+
+
+def against_float64(precision: str, device: torch.device, size: int, blocks: int) -> list[dict[str, Any]]:
+    """Output, inverse and gradient of ours and of eager PyTorch, at one precision, against float64: medians
+    over images. (LeakyReLU's derivative jumps, so in some images one rounding more or less shows as 1e-4.)"""
+    ours = networks.our_network(precision, device, blocks)
+    eager = networks.twin_of(ours)
+    truth = networks.twin_of(networks.our_network("float32", torch.device("cpu"), blocks).double())
+    errors: dict[str, list[tuple[float, float]]] = {"forward": [], "inverse": [], "gradient": []}
+    for seed in range(SEEDS):
+        x, y = networks.images(Case(size, 2, precision), device, seed=seed)
+        x64, y64 = x.cpu().double(), y.cpu().double()
+        for what, pairs in errors.items():
+            if what == "gradient":
+                expected = gradients(truth, x64, y64, "float32")
+                found = [gradients(model, x, y, precision) for model in (ours, eager)]
+            else:
+                expected = networks.make_job(truth, what, x64, y64, "float32")()
+                found = [networks.make_job(model, what, x, y, precision)() for model in (ours, eager)]
+            pairs.append((relative(found[0], expected), relative(found[1], expected)))
+    rows = []
+    for what, pairs in errors.items():
+        mine, theirs = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
+        good = mine <= FACTOR * theirs + SLACK[precision]
+        rows.append({"what": what, "precision": precision, "ours": mine, "eager": theirs, "good": good})
+    return rows
+
+
+def official(device: torch.device) -> dict[str, Any] | None:
+    """Largest relative error of outputs and gradients against the public implementation's vectors in
+    ``$IVAN_SHARED/reference``, or None where they are absent."""
+    path = Path(os.environ.get("IVAN_SHARED", "../shared")) / "reference" / "official_2blocks.npz"
+    if not path.is_file():
+        return None
+    vectors = np.load(path, allow_pickle=False)
+    state = {
+        k.removeprefix("state/"): torch.from_numpy(vectors[k]) for k in vectors.files if k[:6] == "state/"
+    }
+    model = load_official(IVAN(blocks=2, compute="strict"), state).to(device)
+    x, target = (torch.from_numpy(vectors[k]).float().to(device) for k in ("x", "target"))
+    with networks.precision("float32", device):
+        y, inverse = model(x), model.inverse(x)
+        clamped = y.clamp(0, 1)
+        mse = torch.nn.functional.mse_loss
+        loss = mse(clamped.mean(1, keepdim=True), target) + mse(model.inverse(clamped).clamp(0, 1), x)
+        loss.backward()
+    errors = {"forward": relative(y, torch.from_numpy(vectors["forward"]))}
+    errors["inverse"] = relative(inverse, torch.from_numpy(vectors["inverse_of_x"]))
+    names = {tensor.data_ptr(): key for key, tensor in official_state_dict(model).items()}
+    for parameter in model.parameters():
+        expected = torch.from_numpy(vectors[f"grad/{names[parameter.data_ptr()]}"])
+        if expected.any():
+            assert parameter.grad is not None
+            errors["gradients"] = max(errors.get("gradients", 0.0), relative(parameter.grad, expected))
+    return {"errors": errors, "good": max(errors.values()) <= OFFICIAL_TOLERANCE}

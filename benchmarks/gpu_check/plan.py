@@ -1,0 +1,214 @@
+"""What is measured, the most important things first; what no longer fits is skipped by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import checks
+from networks import BLOCKS, IMPLEMENTATIONS, JOBS, PRECISIONS, Case
+from supervisor import Supervisor
+from timing import Budget
+
+COMPILE_SIZES = (256, 512)
+GRAPH_SIZES = (256, 512)
+COMPILE_SECONDS = 170.0  # max-autotune of one job, at most
+LARGE = 4096  # the slice that must train
+Row = dict[str, Any]
+
+
+@dataclass
+class Options:
+    device: str = "cuda"
+    sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    batches: tuple[int, ...] = (1, 8)
+    tiny: bool = False  # small problems everywhere: exercises the code on a CPU
+
+    @property
+    def blocks(self) -> int:
+        return 2 if self.tiny else BLOCKS
+
+    def case(self, size: int, batch: int, precision: str) -> Case:
+        return Case(size, batch, precision, self.blocks)
+
+
+@dataclass
+class Run:
+    """Measurements so far, and the processes that make them."""
+
+    options: Options
+    budget: Budget
+    record: Row = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.workers = Supervisor(self.options.device)
+
+    def say(self, text: str) -> None:
+        print(f"[{self.budget.total - self.budget.left():4.0f} s] {text}", flush=True)
+
+    def ask(self, what: str, request: Row, seconds: float) -> Any:
+        """The worker's result; None, noted in the record, where there is none."""
+        answer = self.workers.ask(request, min(seconds, self.budget.left()))
+        if "error" in answer:
+            self.record.setdefault("errors", []).append(f"{what}: {answer['error']}")
+            return None
+        return answer["result"]
+
+
+def times(options: Options) -> Iterator[tuple[str, Case, str]]:
+    """Implementation, case and job, in the order in which they are measured."""
+    plain = ("ours", "eager", "channels_last")
+    for batch in options.batches:
+        for size in options.sizes:
+            for precision in PRECISIONS:
+                for job in JOBS:
+                    for name in plain:
+                        yield name, options.case(size, batch, precision), job
+        if batch == min(options.batches) and options.device != "cpu":
+            for size in (s for s in options.sizes if s in GRAPH_SIZES):
+                for precision in PRECISIONS:
+                    for job in JOBS:
+                        for name in ("ours_graph", "graph"):
+                            yield name, options.case(size, batch, precision), job
+
+
+def estimate(rows: list[Row], name: str, case: Case, job: str) -> float:
+    """Seconds that measuring this takes, from the largest smaller case of the same kind."""
+    alike = [r for r in rows if (r["name"], r["precision"], r["job"]) == (name, case.precision, job)]
+    done = [r for r in alike if "seconds" in r]
+    if not done:
+        return 4.0
+    last = max(done, key=lambda r: r["pixels"])
+    return 2.0 + 6.0 * last["seconds"] * case.pixels / last["pixels"]
+
+
+def measure_time(run: Run, name: str, case: Case, job: str, seconds: float | None = None) -> None:
+    smaller = [r for r in run.rows if (r["name"], r["precision"], r["job"]) == (name, case.precision, job)]
+    row: Row = {"name": name, "job": job, "size": case.size, "batch": case.batch, "precision": case.precision}
+    row["pixels"] = case.pixels
+    what = f"{name} {job} {case.label}"
+    if any(r.get("error") == "does not fit" and r["pixels"] <= case.pixels for r in smaller):
+        run.rows.append({**row, "error": "does not fit"})
+        return
+    expected = estimate(run.rows, name, case, job)
+    if not run.budget.fits(what, expected):
+        return
+    request = {"kind": "time", "name": name, "job": job}
+    request |= asdict(case)
+    limit = seconds if seconds is not None else 30.0 + 5 * expected
+    answer = run.workers.ask(request, min(limit, run.budget.left()))
+    if "error" in answer:
+        row["error"] = answer["error"]
+    else:
+        row |= answer["result"]
+        row["flop_per_s"] = case.flops(job) / row["seconds"]
+    run.rows.append(row)
+
+
+def largest_slice(run: Run) -> None:
+    """Memory of our training steps as a line through the measured sizes; then the large slice itself."""
+    memory = run.record.get("environment", {}).get("memory_bytes")
+    found = {}
+    for name in ("ours", "eager"):
+        for precision in PRECISIONS:
+            steps = {
+                r["size"]: r
+                for r in run.rows
+                if (r["name"], r["precision"], r["job"], r["batch"]) == (name, precision, "step", 1)
+                and r.get("added_bytes") is not None
+            }
+            if len(steps) < 2 or memory is None:
+                continue
+            first, last = steps[min(steps)], steps[max(steps)]
+            slope = (last["added_bytes"] - first["added_bytes"]) / (last["pixels"] - first["pixels"])
+            fixed = last["peak_bytes"] - slope * last["pixels"]
+            if slope > 0:
+                side = int((max(0.95 * memory - fixed, 0) / slope) ** 0.5) // 16 * 16
+                found[f"{name} {precision}"] = {
+                    "bytes_per_pixel": slope,
+                    "largest_side": side,
+                    "how": "extrapolated",
+                }
+    run.record["largest_slice"] = found
+    if not run.options.tiny:
+        for precision in ("bf16", "float32"):
+            measure_time(run, "ours", run.options.case(LARGE, 1, precision), "step")
+
+
+def compiled(run: Run) -> None:
+    """torch.compile in max-autotune, each job in a new process that may be stopped."""
+    if run.options.device == "cpu":
+        return
+    for size in (s for s in run.options.sizes if s in COMPILE_SIZES):
+        for job, precision in (("step", "bf16"), ("forward", "bf16"), ("step", "tf32"), ("forward", "tf32")):
+            case = run.options.case(size, 1, precision)
+            if run.budget.fits(f"compile {job} {case.label}", 60.0):
+                run.workers.stop()
+                measure_time(run, "compile", case, job, seconds=COMPILE_SECONDS)
+                run.say(f"torch.compile: {job} {case.label}")
+    run.workers.stop()
+
+
+def everything(run: Run, tests: bool = True) -> None:
+    """The whole check. Results are in run.record and run.rows."""
+    options, record = run.options, run.record
+    record["environment"] = run.ask("environment", {"kind": "describe"}, 60) or {}
+    run.say(f"{record['environment'].get('device', 'no device')}: accuracy")
+    record["accuracy"] = []
+    for precision in PRECISIONS:
+        request = {"kind": "accuracy", "precision": precision, "blocks": options.blocks}
+        request["size"] = 12 if options.tiny else 61
+        record["accuracy"] += run.ask(f"accuracy {precision}", request, 60) or []
+    record["official"] = run.ask("official vectors", {"kind": "official"}, 60)
+    if tests:
+        run.workers.stop()  # leaves the device to the tests
+        run.say("tests")
+        record["tests"] = checks.run_tests(min(240, run.budget.left() - 200))
+        record["sanitizer"] = {}
+        for tool in checks.SANITIZER_TOOLS:
+            if run.budget.fits(f"compute-sanitizer {tool}", 300):
+                run.say(f"compute-sanitizer {tool}")
+                record["sanitizer"][tool] = checks.run_sanitizer(options.device, tool, 90)
+    run.say("peak rates")
+    record["rates"] = run.ask("rates", {"kind": "rates", "tiny": options.tiny}, 90)
+    before = None
+    for name, case, job in times(options):
+        if (here := (case.size, case.batch)) != before:
+            run.say(f"times at {case.size}x{case.size}, batch {case.batch}")
+            before = here
+        measure_time(run, name, case, job)
+    largest_slice(run)
+    compiled(run)
+    run.workers.stop()
+    record["times"] = run.rows
+    record["skipped"] = run.budget.skipped
+    record["seconds"] = run.budget.total - run.budget.left()
+
+
+def faults(record: Row) -> list[str]:
+    """Why the check fails, one line each; empty where all is well."""
+    found = list(record.get("errors", []))
+    for row in record.get("accuracy", []):
+        if not row["good"]:
+            found.append(
+                f"accuracy: {row['what']} in {row['precision']}: error {row['ours']:.1e}, "
+                f"PyTorch's own {row['eager']:.1e}"
+            )
+    if (official := record.get("official")) is not None and not official["good"]:
+        found.append(f"official vectors: relative errors {json.dumps(official['errors'])}")
+    tests = record.get("tests")
+    if tests is not None and not tests["good"]:
+        found += [f"tests: {line}" for line in tests.get("failures", [])] or [f"tests: {tests.get('error')}"]
+    for tool, result in record.get("sanitizer", {}).items():
+        if result["good"] is False:
+            found.append(f"compute-sanitizer {tool}: {result.get('error') or '; '.join(result['findings'])}")
+    for row in record.get("times", []):
+        if row["name"].startswith("ours") and row.get("error", "does not fit") != "does not fit":
+            found.append(f"{row['name']} {row['job']} {row['size']} {row['precision']}: {row['error']}")
+    return found
+
+
+__all__ = ["IMPLEMENTATIONS", "Options", "Run", "everything", "faults"]

@@ -1,0 +1,73 @@
+"""Runs workers: sends requests, waits no longer than allowed, and replaces a worker that hangs or dies."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+WORKER = Path(__file__).resolve().parent / "worker.py"
+
+
+class Supervisor:
+    """``ask(request, seconds)`` answers ``{"result": ...}`` or ``{"error": one line}``.
+
+    Args:
+        device: ``cuda``, ``cuda:N`` or ``cpu``.
+        prefix: words before the worker's command (compute-sanitizer).
+    """
+
+    def __init__(self, device: str, prefix: tuple[str, ...] = (), worker: Path = WORKER) -> None:
+        self.command = [*prefix, sys.executable, str(worker), device]
+        self.process: subprocess.Popen[str] | None = None
+        self.readers: list[threading.Thread] = []
+        self.answers: queue.Queue[str] = queue.Queue()
+        self.messages: list[str] = []  # the worker's error stream, its last lines
+
+    def start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.answers, self.messages = queue.Queue(), []
+        pairs = ((process.stdout, self.answers.put), (process.stderr, self.messages.append))
+        self.readers = [threading.Thread(target=_drain, args=pair, daemon=True) for pair in pairs]
+        for reader in self.readers:
+            reader.start()
+        self.process = process
+        return process
+
+    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        process = self.process if self.process is not None and self.process.poll() is None else self.start()
+        assert process.stdin is not None
+        try:
+            print(json.dumps(request), file=process.stdin, flush=True)
+            line = self.answers.get(timeout=max(seconds, 0.1))
+        except queue.Empty:
+            self.stop()
+            return {"error": f"stopped after {seconds:.0f} s"}
+        except BrokenPipeError:
+            line = ""
+        if line:
+            return json.loads(line)
+        process.wait()
+        for reader in self.readers:
+            reader.join(timeout=2)
+        said = next((m.strip() for m in reversed(self.messages) if m.strip()), "no message")
+        return {"error": f"the process ended with {process.returncode}: {said[:300]}"}
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def _drain(stream: Any, take: Any) -> None:
+    """Every line of the stream; at its end an empty one, which `ask` takes for the end of the process."""
+    for line in stream:
+        take(line)
+    take("")

@@ -1,0 +1,143 @@
+// Dense block on CUDA: which kernels a call runs, and those of exact arithmetic.
+#include "dense_block_kernels.cuh"
+#include "dense_block_layer.cuh"
+#include "dense_block_run.cuh"
+
+namespace ivan_fast::cuda {
+namespace {
+
+constexpr const char* kOp = "dense_block";
+
+// Exact arithmetic in T; operands may be rounded first.
+template <typename T>
+struct PlainKernels {
+  using State = T;
+  using Operand = T;
+  using Layout = RowMajor;
+
+  static void level(const LevelTask<T, T>& task, int images, int tile_outputs, cudaStream_t stream) {
+    const dim3 grid = level_grid(task.region, kLayerRows, kLayerCols, images * task.output_tiles);
+    if (tile_outputs == kPair) {
+      launch("dense_block", layer_kernel<T, 4>, grid, dim3(kThreads), 0, stream, task);
+    } else {
+      launch("dense_block", layer_kernel<T, 1>, grid, dim3(kThreads), 0, stream, task);
+    }
+  }
+
+  static void gradients(const GradientTask<T, T>& task, int splits, cudaStream_t stream) {
+    if (task.units.nine_tap_items() > 0)
+      launch("dense_block", gradient_kernel<9, T>, dim3(unsigned(task.units.nine_tap_items()), unsigned(splits)),
+             dim3(kThreads), 0, stream, task);
+    launch("dense_block", gradient_kernel<1, T>, dim3(unsigned(task.units.centre_items()), unsigned(splits)),
+           dim3(kThreads), 0, stream, task);
+  }
+};
+
+// Tensor cores multiply float32 tensors whose operands are rounded, where the device has such instructions.
+bool on_tensor_cores(DType dtype, DenseBlockOperand operand) {
+  if (dtype != DType::kFloat32 || operand == DenseBlockOperand::kExact) return false;
+  return current_device().capability >= (operand == DenseBlockOperand::kFloat16 ? 75 : 80);
+}
+
+// What the plain kernels round operands to: TF32 is a name for the device's own float32 products, exact here.
+DenseBlockOptions plain_options(DenseBlockOptions options) {
+  if (options.operand == DenseBlockOperand::kTf32) options.operand = DenseBlockOperand::kExact;
+  return options;
+}
+
+std::size_t operand_size(DType dtype, DenseBlockOperand operand) {
+  if (dtype == DType::kFloat64) return 8;
+  if (!on_tensor_cores(dtype, operand)) return 4;
+  return operand == DenseBlockOperand::kTf32 ? 4 : 2;
+}
+
+// The geometry of the fused kernel; not possible where it is not wanted either.
+FusedGeometry fused(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options) {
+  if (!options.fused || !on_tensor_cores(dtype, options.operand)) return {};
+  const DenseBlockDevice device = current_device();
+  if (device.capability < 80) return {};
+  return fused_geometry(shape, int(operand_size(dtype, options.operand)), device);
+}
+
+void check_params(const DenseBlockParams& p) {
+  const DenseBlockShape& s = p.shape;
+  const auto refuse = [](const std::string& what) { throw std::runtime_error("dense_block: " + what); };
+  if (s.depth < 1 || s.depth > kMaxLevels)
+    refuse("depth is " + std::to_string(s.depth) + ", expected 1 to " + std::to_string(kMaxLevels));
+  if (!(p.negative_slope >= 0))
+    refuse("negative_slope is " + std::to_string(p.negative_slope) + ", expected at least 0");
+  for (const std::int64_t channels : {s.in_channels, s.out_channels, s.growth})
+    if (channels < 1 || channels > 4096)
+      refuse("channel counts and growth must be 1 to 4096, found " + std::to_string(channels));
+  for (const std::int64_t size : {s.height, s.width})
+    if (size > 1 << 20) refuse("height and width must be at most 1048576, found " + std::to_string(size));
+}
+
+bool is_empty(const DenseBlockShape& s) { return s.batch == 0 || s.height == 0 || s.width == 0; }
+
+// An image without pixels: every sum over them is 0.
+template <typename T>
+void zero_gradients(const DenseBlockBackwardParams& p, cudaStream_t stream) {
+  const DenseNet net = forward_net(p.forward.shape);
+  for (int m = 1; m <= net.hidden + 1; ++m) {
+    const std::int64_t inputs = net.in_channels + std::int64_t(m - 1) * net.growth;
+    check(cudaMemsetAsync(p.grad_weights[m - 1], 0, std::size_t(net.outputs(m) * inputs * 9) * sizeof(T), stream), kOp);
+    check(cudaMemsetAsync(p.grad_biases[m - 1], 0, std::size_t(net.outputs(m)) * sizeof(T), stream), kOp);
+  }
+}
+
+template <typename T>
+void plain_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, cudaStream_t stream) {
+  DenseCall<PlainKernels<T>>(p, plain_options(options), DenseBlockPass::kForward, workspace, stream).forward();
+}
+
+template <typename T>
+void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
+                    cudaStream_t stream) {
+  DenseCall<PlainKernels<T>>(p.forward, plain_options(options), backward_pass(p), workspace, stream).backward(p);
+}
+
+}  // namespace
+
+std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
+                                        DenseBlockPass pass) {
+  if (is_empty(shape)) return 0;
+  const std::size_t state_size = dtype == DType::kFloat64 ? 8 : 4;
+  const DenseBlockPlan plan =
+      make_plan(shape, operand_size(dtype, options.operand), state_size, pass, options.workspace_limit);
+  const bool only_weights = pass == DenseBlockPass::kForward && fused(shape, dtype, options).possible;
+  return only_weights ? plan.source : plan.bytes;
+}
+
+void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* on) {
+  const auto stream = static_cast<cudaStream_t>(on);
+  check_params(p);
+  if (is_empty(p.shape)) return;
+  if (p.dtype == DType::kFloat64) {
+    plain_forward<double>(p, options, workspace, stream);
+  } else if (const FusedGeometry geometry = fused(p.shape, p.dtype, options); geometry.possible) {
+    fused_forward(p, options, geometry, workspace, stream);
+  } else if (on_tensor_cores(p.dtype, options.operand)) {
+    tensor_core_forward(p, options, workspace, stream);
+  } else {
+    plain_forward<float>(p, options, workspace, stream);
+  }
+}
+
+void dense_block_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
+                          void* on) {
+  const auto stream = static_cast<cudaStream_t>(on);
+  check_params(p.forward);
+  const bool wide = p.forward.dtype == DType::kFloat64;
+  if (is_empty(p.forward.shape)) {
+    wide ? zero_gradients<double>(p, stream) : zero_gradients<float>(p, stream);
+  } else if (wide) {
+    plain_backward<double>(p, options, workspace, stream);
+  } else if (on_tensor_cores(p.forward.dtype, options.operand)) {
+    tensor_core_backward(p, options, workspace, stream);
+  } else {
+    plain_backward<float>(p, options, workspace, stream);
+  }
+}
+
+}  // namespace ivan_fast::cuda

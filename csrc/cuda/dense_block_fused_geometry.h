@@ -1,0 +1,76 @@
+// Launch geometry of the fused forward kernel, as plain host functions.
+//
+// A block of threads owns a strip of columns and some rows of an image, and walks down in steps of `rows` rows. In a
+// step every level computes that many rows, one row behind the level before, so the rows of each level that others
+// still read fit a ring in shared memory. All levels compute `cols` columns, of which those near the ends go wrong
+// one by one from level to level: the strip that is stored is 2 * hidden columns narrower.
+#pragma once
+
+#include "dense_block_geometry.h"
+
+namespace ivan_fast::cuda {
+
+constexpr int kMaxFusedThreads = 512;
+
+struct FusedGeometry {
+  bool possible;
+  int cols, rows;         // columns of a block, rows of a step
+  int strip, strips;      // columns that a block stores; strips of an image
+  int block_rows, bands;  // rows that a block stores; bands of an image
+  int threads;
+  std::int64_t shared_bytes;
+};
+
+// Rows of level j's ring: from the oldest that the output level reads to the newest.
+IVAN_BOTH inline int ring_rows(int hidden, int rows, int j) { return rows + hidden + 2 - j; }
+IVAN_BOTH inline int source_ring_rows(int hidden, int rows) { return 2 * rows + hidden + 2; }
+// Bytes of a ring's row: a pixel of a slice is 16 channels, and there is one more pixel on each side.
+IVAN_BOTH inline int ring_row_bytes(int cols, int operand_size) { return (cols + 2) * kSlice * operand_size; }
+// Where level j's ring begins.
+IVAN_BOTH inline std::int64_t ring_offset(const DenseNet& net, int cols, int rows, int operand_size, int j) {
+  const std::int64_t rows_before = std::int64_t(j - 1) * (rows + net.hidden + 2) - std::int64_t(j) * (j - 1) / 2;
+  return rows_before * net.level_slices() * ring_row_bytes(cols, operand_size);
+}
+// Two stages of weights, each of all taps of a slice.
+IVAN_BOTH inline int stage_bytes(int operand_size) { return 9 * kPair * kSlice * operand_size; }
+IVAN_BOTH inline std::int64_t source_offset(const DenseNet& net, int cols, int rows, int operand_size) {
+  return ring_offset(net, cols, rows, operand_size, net.hidden + 1) + 2 * stage_bytes(operand_size);
+}
+
+inline std::int64_t fused_shared_bytes(const DenseNet& net, int cols, int rows, int operand_size) {
+  const std::int64_t source =
+      std::int64_t(net.in_channels) * source_ring_rows(net.hidden, rows) * (cols + 2) * operand_size;
+  return (source_offset(net, cols, rows, operand_size) + source + 15) / 16 * 16;
+}
+
+// The fastest by a rough model of a step: so many clocks a pixel, and for the barriers. None of it has been measured.
+inline FusedGeometry fused_geometry(const DenseBlockShape& s, int operand_size, const DenseBlockDevice& device) {
+  constexpr double kPixelClocks = 33, kStepClocks = 1000;
+  const DenseNet net = forward_net(s);
+  FusedGeometry best{};
+  if (net.hidden < 1 || net.growth > kPair || net.out_channels > kSlice) return best;
+  double least = 0;
+  for (const int cols : {128, 96, 64, 48, 32})
+    for (const int rows : {4, 2}) {
+      FusedGeometry g{true, cols, rows, cols - 2 * net.hidden, 0, 0, 0, cols / 16 * 64, 0};
+      g.shared_bytes = fused_shared_bytes(net, cols, rows, operand_size);
+      if (g.strip < 16 || g.threads > kMaxFusedThreads || g.shared_bytes > device.shared_bytes) continue;
+      g.strips = int(ceil_div(s.width, g.strip));
+      const std::int64_t resident =
+          std::max<std::int64_t>(1, device.shared_bytes / g.shared_bytes) * device.multiprocessors;
+      for (std::int64_t bands = 1; bands <= std::min<std::int64_t>(ceil_div(s.height, 16), 65535); ++bands) {
+        g.block_rows = int(ceil_div(s.height, bands));
+        g.bands = int(ceil_div(s.height, g.block_rows));
+        const std::int64_t steps = ceil_div(g.block_rows + 2 * net.hidden, rows);
+        const std::int64_t waves = ceil_div(std::int64_t(g.strips) * g.bands * s.batch, resident);
+        const double share = double(resident) / device.multiprocessors;
+        const double clocks = double(waves) * share * double(steps) * (kPixelClocks * rows * cols + kStepClocks);
+        if (best.possible && clocks >= least) continue;
+        least = clocks;
+        best = g;
+      }
+    }
+  return best;
+}
+
+}  // namespace ivan_fast::cuda

@@ -1,0 +1,166 @@
+"""Builds csrc/cuda for the CPU emulation and calls its launchers through ctypes.
+
+Variants: ``plain``; ``asan`` (address and undefined-behaviour sanitizers, needs libasan preloaded, see
+`sanitizer_environment`); ``race`` (every load and store is checked against the barriers, race.cpp).
+Objects are kept in build/cuda-emulation under a hash of everything they are made of.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+REPO = HERE.parent.parent
+KERNELS = REPO / "csrc" / "cuda"
+CACHE = REPO / "build" / "cuda-emulation"
+INCLUDE = [f"-I{HERE / 'include'}", f"-I{REPO / 'csrc' / 'include'}", f"-I{KERNELS}", f"-I{HERE}"]
+COMMON = ["-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
+COMMON += ["-Wno-unknown-pragmas", "-DIVAN_EMU"]
+UNDEFINED = "alignment,bounds,float-cast-overflow,null,shift,signed-integer-overflow"  # what compiles quickly
+SANITIZE = [f"-fsanitize=address,{UNDEFINED}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# Flags of kernels, of the emulator, of the link. -fsanitize=thread makes the calls that race.cpp answers.
+VARIANTS: dict[str, tuple[list[str], list[str], list[str]]] = {
+    "plain": (["-O2"], ["-O2"], []),
+    "asan": (["-O1", *SANITIZE], ["-O1", *SANITIZE], SANITIZE),
+    "race": (["-O1", "-fsanitize=thread", "-DIVAN_EMU_RACE"], ["-O2", "-DIVAN_EMU_RACE"], []),
+}
+
+
+def compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def headers() -> bytes:
+    """The contents of every header that a source may include."""
+    folders = (HERE, HERE / "include", REPO / "csrc" / "include" / "ivan_fast", KERNELS)
+    files = [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in (".h", ".cuh")]
+    return b"".join(p.read_bytes() for p in files)
+
+
+def build_object(source: Path, text: str, flags: Sequence[str], all_headers: bytes) -> Path:
+    """The compiled object of `text`, which is what `source` holds, or a changed version of it."""
+    command = [str(compiler()), *COMMON, *flags, *INCLUDE]
+    key = hashlib.sha256(all_headers + text.encode() + "\0".join([source.name, *command]).encode())
+    target = CACHE / f"{source.stem}-{key.hexdigest()[:20]}.o"
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(f".{os.getpid()}.part")
+        named = f'# 1 "{source}"\n{text}'  # for messages and debug information
+        subprocess.run([*command, "-x", "c++", "-c", "-", "-o", part], input=named, text=True, check=True)
+        part.replace(target)
+    return target
+
+
+def build(variant: str, edits: Mapping[str, tuple[str, str]] | None = None) -> Path:
+    """The shared library of all kernels. `edits` maps a file name of csrc/cuda to (pattern, replacement): the
+    regular expression must match, and its first match is replaced (planted faults)."""
+    kernel_flags, emulator_flags, link_flags = VARIANTS[variant]
+    native = ["-mfma"] if platform.machine() in ("x86_64", "AMD64") else []
+    edits = dict(edits or {})
+    kernels = [*sorted(KERNELS.glob("*.cu")), HERE / "planted.cu"]
+    jobs: list[tuple[Path, str, list[str]]] = []
+    for source in kernels:
+        text = source.read_text()
+        if source.name in edits:
+            pattern, replacement = edits.pop(source.name)
+            text, count = re.subn(pattern, replacement, text, count=1)
+            assert count == 1, f"{source.name} holds no {pattern}"
+        jobs.append((source, text, [*kernel_flags, *native, "-Wno-maybe-uninitialized"]))
+    assert not edits, f"no such sources: {sorted(edits)}"
+    hosts = [HERE / "emulator.cpp", HERE / "tensor_core.cpp", *sorted(HERE.glob("exports_*.cpp"))]
+    hosts += [HERE / "race.cpp"] if variant == "race" else []
+    jobs += [(source, source.read_text(), emulator_flags) for source in hosts]
+    all_headers = headers()
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(lambda job: build_object(*job, all_headers), jobs))
+    key = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:20]
+    library = CACHE / f"lib{variant}-{key}.so"
+    if not library.exists():
+        part = library.with_suffix(f".{os.getpid()}.part")
+        command = [
+            str(compiler()),
+            "-shared",
+            *link_flags,
+            "-Wl,-z,defs",
+            *map(str, objects),
+            "-ldl",
+            "-o",
+            part,
+        ]
+        subprocess.run(command, check=True)
+        part.replace(library)
+    return library
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The environment of a process that may load the asan variant."""
+    names = ("libasan.so", "libstdc++.so")  # the second because the first looks for it as the process starts
+    commands = [[str(compiler()), f"-print-file-name={name}"] for name in names]
+    paths = [subprocess.run(c, capture_output=True, text=True, check=True).stdout.strip() for c in commands]
+    return {
+        **os.environ,
+        "LD_PRELOAD": " ".join(paths),
+        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+
+
+class Emulator:
+    """The launchers of one library. ``call("channel_mix", ...)`` runs ``emulated_channel_mix``; tensors are
+    passed as pointers, lists of tensors as arrays of pointers, integers as int64, floats as double."""
+
+    def __init__(self, variant: str, library: Path) -> None:
+        self.variant = variant
+        self.path = library
+        self.library = ctypes.CDLL(str(library))
+
+    def call(self, name: str, *arguments: object) -> None:
+        function = getattr(self.library, f"emulated_{name}")
+        function.restype = ctypes.c_char_p
+        message = function(*(as_c(a) for a in arguments))
+        if message is not None:
+            raise RuntimeError(re.sub(r"\+0x[0-9a-f]+", self.line_of, message.decode()))
+
+    def line_of(self, offset: re.Match[str]) -> str:
+        """The source line of an offset into the library, where addr2line can tell."""
+        if shutil.which("addr2line") is None:
+            return offset[0]
+        command = ["addr2line", "-e", str(self.path), offset[0][1:]]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+
+    def schedule(self, seed: int) -> None:
+        """The order of threads and blocks: 0 ascending, 1 descending, else a shuffle of this seed."""
+        self.library.emulation_set_schedule(ctypes.c_uint64(seed))
+
+    def device(self, multiprocessors: int = 4, capability: int = 90, shared_bytes: int = 232448) -> None:
+        """What the launchers learn of the device."""
+        self.library.emulation_set_device(multiprocessors, capability, shared_bytes)
+
+
+def as_c(argument: object) -> object:
+    if argument is None:
+        return ctypes.c_void_p(None)
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    if isinstance(argument, (list, tuple)):
+        return (ctypes.c_void_p * len(argument))(*(t.data_ptr() for t in argument))
+    if isinstance(argument, float):
+        return ctypes.c_double(argument)
+    if isinstance(argument, int):
+        return ctypes.c_int64(argument)
+    raise TypeError(f"cannot pass {type(argument).__name__} to a launcher")
+
+
+def load(variant: str, edits: Mapping[str, tuple[str, str]] | None = None) -> Emulator:
+    return Emulator(variant, build(variant, edits))

@@ -1,0 +1,160 @@
+"""The CUDA dense block under emulation: values against float64, tiles, orders, bounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from dense_block_case import CLAMP, MIB, make, run, run_walk, truth, worst
+
+from ivan_fast import _C, reference
+
+# batch, in, out, growth, depth, height, width: tails of every tile, padded slices, several tiles of outputs
+SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (1, 7, 18, 40, 2, 4, 5)]
+EDGES = [(1, 2, 3, 4, 1, 5, 6), (1, 1, 1, 8, 2, 1, 1), (1, 1, 2, 8, 3, 23, 1)]
+# Of a norm. Reduced precision: a sum near the middle of two operands may round to either.
+TOLERANCE = {"strict": 2e-6, "bf16": 2e-4, "fp16": 1e-4, "tf32": 1e-4}
+
+
+@pytest.mark.parametrize("shape", SHAPES + EDGES, ids=str)
+@pytest.mark.parametrize("compute", TOLERANCE)
+def test_against_float64(emulator, shape, compute):
+    case = make(*shape)
+    results, _ = run(emulator, case, compute)
+    assert worst(results, truth(case, compute)) < TOLERANCE[compute]
+    forward, _ = run(emulator, case, compute, backward=False)
+    assert torch.equal(forward[0], results[0]), "forward and backward disagree on y"
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16", "fp16"])
+def test_float64(emulator, compute):
+    case = make(*SHAPES[1]).to(torch.float64)
+    results, _ = run(emulator, case, compute)
+    assert worst(results, truth(case, compute)) < (1e-13 if compute == "strict" else 2e-4)
+
+
+@pytest.mark.parametrize(("capability", "compute"), [(75, "bf16"), (75, "tf32"), (75, "fp16")])
+def test_devices_without_such_tensor_cores(emulator, capability, compute):
+    """sm_75 multiplies fp16 on tensor cores; what it lacks is computed in float32, TF32 exactly."""
+    emulator.device(capability=capability, shared_bytes=65536)
+    case = make(*SHAPES[1])
+    results, _ = run(emulator, case, compute)
+    assert worst(results, truth(case, "strict" if compute == "tf32" else compute)) < TOLERANCE[compute]
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
+    """The smallest workspace: tiles of 16 x 16 and their halo. y and grad_x keep their bits."""
+    case = make(2, 1, 2, 8, 3, 19, 34)
+    whole, used = run(emulator, case, compute)
+    tiled, least = run(emulator, case, compute, limit=1)
+    assert least < used
+    assert torch.equal(whole[0], tiled[0])
+    assert torch.equal(whole[1], tiled[1])
+    assert worst(tiled, truth(case, compute)) < TOLERANCE[compute]
+    emulator.schedule(1)
+    again, _ = run(emulator, case, compute, limit=1)
+    assert all(torch.equal(a, b) for a, b in zip(tiled, again, strict=True))
+
+
+# Devices (multiprocessors, capability, shared bytes) that lead to wide and to narrow strips.
+@pytest.mark.parametrize("device", [(4, 90, 232448), (1, 86, 101376)], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], (1, 1, 9, 17, 3, 18, 50)], ids=str)
+@pytest.mark.parametrize("compute", ["bf16", "fp16", "tf32"])
+def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
+    """Strips and bands with tails; the fused kernel needs no workspace but for weights."""
+    emulator.device(*device)
+    case = make(*shape)
+    (layerwise,), used = run(emulator, case, compute, backward=False)
+    (fused,), weights = run(emulator, case, compute, backward=False, fused=True)
+    geometry = (list(shape), 4 if compute == "tf32" else 2, device[0], device[2])
+    assert (weights < used) == _C.dense_block_fused_geometry(*geometry)["possible"]
+    assert torch.equal(fused, layerwise)
+    assert worst([fused], truth(case, compute)) < TOLERANCE[compute]
+
+
+def test_where_fused_is_impossible_it_is_layerwise(emulator):
+    """More than 16 output channels, a growth above 32, or no tensor cores."""
+    for shape, capability in ((SHAPES[3], 90), (SHAPES[0], 75)):
+        emulator.device(capability=capability)
+        case = make(*shape)
+        fused, used = run(emulator, case, "fp16", fused=True)
+        layerwise, same = run(emulator, case, "fp16")
+        assert used == same
+        assert all(torch.equal(a, b) for a, b in zip(fused, layerwise, strict=True))
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_derivative_at_zero_is_the_slope(emulator, compute):
+    """A pre-activation of exactly 0, and of -0, in every pixel."""
+    for bias in (0.0, -0.0):
+        case = make(1, 1, 1, 8, 2, 4, 5)
+        case.x.zero_()
+        case.biases[0].fill_(bias)
+        case.weights[1].fill_(1)
+        case.grad_y.fill_(1)
+        results, _ = run(emulator, case, compute, slope=0.25)
+        assert float(results[4][0]) == pytest.approx(0.25 * (9 * 6 + 6 * 10 + 4 * 4), rel=1e-6)
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.5])
+def test_any_slope(emulator, slope):
+    case = make(*SHAPES[1])
+    results, _ = run(emulator, case, slope=slope)
+    assert worst(results, truth(case, slope=slope)) < TOLERANCE["strict"]
+
+
+def test_strided_samples(emulator):
+    """Channel slices of a wider tensor."""
+    case = make(2, 2, 1, 8, 3, 5, 6)
+    expected, _ = run(emulator, case)
+    wide_x, wide_grad = torch.full((2, 5, 5, 6), torch.nan), torch.full((2, 4, 5, 6), torch.nan)
+    wide_x[:, 2:4], wide_grad[:, 1:2] = case.x, case.grad_y
+    case.x, case.grad_y = wide_x[:, 2:4], wide_grad[:, 1:2]
+    results, _ = run(emulator, case)
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+@pytest.mark.parametrize("walk", ["forward", "inverse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("limit", [64 * MIB, 1])
+def test_walk_through_a_coupling(emulator, walk, dtype, limit):
+    """Against the twin in float64; the state may be wider than the dense block."""
+    case = make(1, 1, 2, 8, 3, 4, 18)
+    state, g = torch.randn(2, 1, 2, 4, 18).to(dtype)
+    ours = run_walk(emulator, case, walk, state, g, limit=limit)
+    wide = case.to(torch.float64)
+    halves = [state.double(), g.double(), wide.grad_y][:: 1 if walk == "forward" else 2]
+    twin = reference.dense_block_coupling_backward
+    if walk == "inverse":
+        twin = reference.dense_block_coupling_inverse_backward
+    out, grad_state, grad_x, grad_weights, grad_biases = twin(
+        *halves, wide.x, wide.weights, wide.biases, CLAMP, 0.2, "strict"
+    )
+    assert ours[0].dtype == dtype
+    assert worst(ours, [out, grad_state, grad_x, *grad_weights, *grad_biases]) < 2e-6
+
+
+def test_empty_images_have_zero_gradients(emulator):
+    case = make(2, 2, 1, 8, 3, 0, 4)
+    results, used = run(emulator, case)
+    assert used == 0
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in results[2:])
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_workspace_is_bounded(emulator, compute):
+    case = make(1, 1, 1, 32, 5, 40, 48)
+    _, used = run(emulator, case, compute, limit=4 * MIB, backward=False)
+    assert used <= 4 * MIB
+
+
+@pytest.mark.parametrize(
+    ("shape", "slope", "message"),
+    [
+        ((1, 1, 1, 4, 17, 2, 2), 0.2, "depth is 17, expected 1 to 16"),
+        ((1, 1, 1, 4, 2, 2, 2), -0.1, "negative_slope"),
+    ],
+)
+def test_refusals(emulator, shape, slope, message):
+    with pytest.raises(RuntimeError, match=message):
+        run(emulator, make(*shape), slope=slope)

@@ -1,0 +1,111 @@
+"""How the CUDA dense block cuts its work, over thousands of sizes; no GPU is needed."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from ivan_fast import _C
+
+MIB = 1 << 20
+MAX_GRID_YZ = 65535
+LAYER_ROWS, LAYER_COLS = 8, 16  # pixels of the smallest block of a level's kernel
+# multiprocessors, shared bytes of a block: sm_80, 86, 90, 120
+DEVICES = [(108, 166912), (84, 101376), (132, 232448), (188, 101376)]
+
+
+def shapes(count: int, seed: int) -> list[tuple[int, ...]]:
+    """batch, in, out, growth, depth, height, width, of every magnitude."""
+    rng = random.Random(seed)
+
+    def size(largest: int) -> int:
+        return max(1, int(largest ** rng.random()))
+
+    usual = [(1, 1, 1, 32, 5, 256, 256), (8, 1, 1, 32, 5, 1024, 1024), (1, 1, 1, 32, 5, 4096, 4096)]
+    strange = [(1, 4096, 4096, 4096, 16, 1, 1), (1, 1, 1, 32, 5, 1 << 20, 1), (1, 1, 1, 32, 5, 1, 1 << 20)]
+    return (
+        usual
+        + strange
+        + [
+            (size(5000), size(64), size(64), size(200), rng.randint(1, 16), size(9000), size(9000))
+            for _ in range(count)
+        ]
+    )
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("operand_size", [2, 4])
+def test_tiles_cover_the_images_within_the_workspace(backward: bool, operand_size: int) -> None:
+    rng = random.Random(3)
+    for shape in shapes(1500, seed=operand_size + backward):
+        batch, _, out, growth, depth, height, width = shape
+        limit = rng.choice([1, 4 * MIB, 64 * MIB, 1 << 30])
+        plan = _C.dense_block_cuda_plan(shape, operand_size, 4, backward, limit)
+        images, rows, cols = plan["images"], plan["rows"], plan["cols"]
+        down, across, deep = -(-height // rows), -(-width // cols), -(-batch // images)
+        assert plan["tiles"] == down * across * deep
+        assert plan["first"] == (0, min(images, batch), 0, rows, 0, cols)
+        assert plan["last"] == (
+            (deep - 1) * images,
+            batch - (deep - 1) * images,
+            (down - 1) * rows,
+            height,
+            (across - 1) * cols,
+            width,
+        )
+        least = _C.dense_block_cuda_plan(shape, operand_size, 4, backward, 1)["bytes"]
+        assert plan["bytes"] <= max(limit, least), shape
+        halo = (max(2 * depth - 3, 0) if backward else depth - 1) if depth > 1 else 0
+        assert -(-min(height, rows + 2 * halo) // LAYER_ROWS) <= MAX_GRID_YZ
+        assert images * -(-max(out, growth) // 32) <= MAX_GRID_YZ
+        assert images * min(height, rows + 2 * halo) * min(width, cols + 2 * halo) <= 1 << 25
+        assert 0 < plan["weights"] <= plan["bytes"]
+        assert plan["splits"] >= 1 if backward else plan["splits"] == 0
+
+
+def test_an_image_that_fits_is_one_tile() -> None:
+    for shape in shapes(300, seed=9):
+        if shape[5] > 1 << 18:
+            continue
+        alone = (1, *shape[1:])
+        plan = _C.dense_block_cuda_plan(alone, 2, 4, True, 1 << 50)
+        if shape[5] * shape[6] <= 1 << 24:
+            assert plan["tiles"] == 1
+
+
+def test_small_limits_cost_more_tiles_not_fewer() -> None:
+    shape = (1, 1, 1, 32, 5, 1024, 1024)
+    tiles = [_C.dense_block_cuda_plan(shape, 2, 4, True, n * MIB)["tiles"] for n in (16, 64, 256, 2048)]
+    assert tiles == sorted(tiles, reverse=True)
+    assert tiles[-1] == 1
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("operand_size", [2, 4])
+def test_fused_blocks_cover_the_image_and_fit_the_device(device: tuple[int, int], operand_size: int) -> None:
+    found = 0
+    for shape in shapes(1200, seed=11):
+        _, _, out, growth, depth, height, width = shape
+        g = _C.dense_block_fused_geometry(shape, operand_size, *device)
+        if not g["possible"]:
+            continue
+        found += 1
+        assert depth > 1
+        assert growth <= 32
+        assert out <= 16
+        assert g["shared_bytes"] <= device[1]
+        assert g["threads"] == g["cols"] // 16 * 64 <= 512
+        assert g["rows"] in (2, 4)
+        assert g["strip"] == g["cols"] - 2 * (depth - 1) >= 16
+        assert (g["strips"] - 1) * g["strip"] < width <= g["strips"] * g["strip"]
+        assert (g["bands"] - 1) * g["block_rows"] < height <= g["bands"] * g["block_rows"]
+        assert g["bands"] <= MAX_GRID_YZ
+    assert found > 50
+
+
+@pytest.mark.parametrize("operand_size", [2, 4])
+def test_the_papers_block_is_fused_where_shared_memory_allows(operand_size: int) -> None:
+    shape = (1, 1, 1, 32, 5, 256, 256)
+    possible = [_C.dense_block_fused_geometry(shape, operand_size, *d)["possible"] for d in DEVICES]
+    assert possible == ([True] * 4 if operand_size == 2 else [True, False, True, False])

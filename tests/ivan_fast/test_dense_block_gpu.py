@@ -1,0 +1,207 @@
+"""The dense block on a CUDA device: against float64 on the CPU, graphs, streams, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from test_dense_block import Case, cast, everything, make
+from torch import Tensor
+
+from ivan_fast import DenseBlock, ops, reference
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+SHAPES = [
+    (1, 1, 1, 32, 5, 64, 80),
+    (2, 3, 2, 4, 4, 33, 18),
+    (1, 2, 9, 17, 3, 20, 70),
+    (1, 1, 1, 32, 5, 1, 1),
+    (1, 7, 18, 40, 2, 5, 9),
+    (1, 2, 3, 4, 1, 5, 6),
+]
+
+
+def on_gpu(case: Case, device: str = "cuda") -> Case:
+    x, weights, biases, grad_y = case
+    return x.to(device), [w.to(device) for w in weights], [b.to(device) for b in biases], grad_y.to(device)
+
+
+def error(ours: Tensor, truth: Tensor) -> float:
+    return float((ours.cpu().double() - truth.double()).norm() / truth.double().norm().clamp_min(1e-30))
+
+
+@pytest.fixture(params=["layerwise", "fused"])
+def kernel(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = ops.dense_block_cuda_kernel()
+    ops.set_dense_block_cuda_kernel(request.param)
+    yield request.param
+    assert before is not None
+    ops.set_dense_block_cuda_kernel(before)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float64(shape: tuple[int, ...]) -> None:
+    case = make(*shape)
+    for ours, truth in zip(everything(ops, on_gpu(case)), everything(reference, case), strict=True):
+        assert error(ours, truth) < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float32_error_at_most_twice_that_of_pytorch(shape: tuple[int, ...]) -> None:
+    """Root mean square over five seeds, and 4 eps of the largest value."""
+    ours, theirs, largest = [], [], []
+    for seed in range(5):
+        single = cast(make(*shape, seed=seed), torch.float32)
+        truth = everything(reference, cast(single, torch.float64))
+        ours.append(
+            [
+                (a.cpu() - t).square().mean()
+                for a, t in zip(everything(ops, on_gpu(single)), truth, strict=True)
+            ]
+        )
+        theirs.append(
+            [(a - t).square().mean() for a, t in zip(everything(reference, single), truth, strict=True)]
+        )
+        largest.append([t.abs().max() for t in truth])
+    eps = torch.finfo(torch.float32).eps
+    bound = 2 * torch.tensor(theirs).mean(0).sqrt() + 4 * eps * torch.tensor(largest).amax(0)
+    assert (torch.tensor(ours).mean(0).sqrt() <= bound).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("compute", "bound"), [("bf16", 1e-3), ("fp16", 3e-4)])
+def test_rounded_operands_as_on_the_cpu(
+    shape: tuple[int, ...], compute: str, bound: float, kernel: str
+) -> None:
+    """The same operands are rounded there, also of the backward."""
+    single = cast(make(*shape), torch.float32)
+    for ours, theirs in zip(
+        everything(ops, on_gpu(single), compute), everything(ops, single, compute), strict=True
+    ):
+        assert error(ours, theirs) < bound
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tf32_is_as_near_as_its_10_bits(shape: tuple[int, ...], kernel: str) -> None:
+    single = cast(make(*shape), torch.float32)
+    truth = everything(reference, cast(single, torch.float64))
+    for ours, true in zip(everything(ops, on_gpu(single), "tf32"), truth, strict=True):
+        assert error(ours, true) < 1e-2
+    assert error(ops.dense_block(*on_gpu(single)[:3], 0.2, "tf32"), truth[0]) < 2e-3
+
+
+@pytest.mark.parametrize("compute", ["bf16", "fp16", "tf32"])
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 1, 1, 32, 5, 200, 300)], ids=str)
+def test_fused_and_layerwise_agree_bit_for_bit(shape: tuple[int, ...], compute: str) -> None:
+    x, weights, biases, _ = on_gpu(cast(make(*shape), torch.float32))
+    before = ops.dense_block_cuda_kernel()
+    results = []
+    for kernel in ("layerwise", "fused"):
+        ops.set_dense_block_cuda_kernel(kernel)
+        results.append(ops.dense_block(x, weights, biases, 0.2, compute))
+    assert before is not None
+    ops.set_dense_block_cuda_kernel(before)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16", "tf32"])
+def test_the_same_bits_on_every_run_and_in_small_tiles(compute: str) -> None:
+    case = on_gpu(cast(make(2, 1, 1, 32, 5, 90, 70), torch.float32))
+    first, second = everything(ops, case, compute), everything(ops, case, compute)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert torch.equal(first[0], first[1]), "forward and backward disagree on y"
+    before = ops.dense_block_workspace()
+    try:
+        ops.set_dense_block_workspace(1)
+        tiled = everything(ops, case, compute)
+    finally:
+        ops.set_dense_block_workspace(before)
+    assert all(torch.equal(a, b) for a, b in zip(first[:3], tiled[:3], strict=True))
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_walk_through_a_coupling(compute: str) -> None:
+    x, weights, biases, grad = cast(make(2, 1, 1, 32, 5, 40, 33), torch.float32)
+    y2, g = torch.randn_like(grad), torch.randn_like(grad)
+    gx, gw, gb, _ = on_gpu((x, weights, biases, grad))
+    for name, halves in {
+        "dense_block_coupling_backward": (y2, g, grad),
+        "dense_block_coupling_inverse_backward": (y2, grad),
+    }.items():
+        ours = getattr(ops, name)(*(t.cuda() for t in halves), gx, gw, gb, 0.8, 0.2, compute)
+        theirs = getattr(ops, name)(*halves, x, weights, biases, 0.8, 0.2, compute)
+        for a, b in zip([*ours[:3], *ours[3], *ours[4]], [*theirs[:3], *theirs[3], *theirs[4]], strict=True):
+            assert error(a, b) < (1e-4 if compute == "strict" else 5e-3)
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_cuda_graph(compute: str, kernel: str) -> None:
+    case = on_gpu(cast(make(1, 1, 1, 32, 5, 48, 40), torch.float32))
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        everything(ops, case, compute)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = everything(ops, case, compute)
+    case[0].copy_(torch.randn_like(case[0]))
+    graph.replay()
+    for a, b in zip(captured, everything(ops, case, compute), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_other_stream() -> None:
+    case = on_gpu(cast(make(1, 1, 1, 32, 5, 128, 128), torch.float32))
+    expected = everything(ops, case)
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        late = (case[0].clone().mul_(2).mul_(0.5), *case[1:])
+        results = everything(ops, late)
+    torch.cuda.current_stream().wait_stream(side)
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+
+
+def test_channel_slices_and_expanded_gradient() -> None:
+    x, weights, biases, grad_y = on_gpu(make(3, 2, 1, 8, 3, 6, 5))
+    wide = torch.randn(3, 6, 6, 5, dtype=torch.float64, device="cuda")
+    wide[:, 3:5] = x
+    grad = torch.ones(1, 1, 1, 1, dtype=torch.float64, device="cuda").expand_as(grad_y)
+    ours = everything(ops, (wide[:, 3:5], weights, biases, grad))
+    for a, b in zip(ours, everything(ops, (x, weights, biases, grad.contiguous())), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_workspace_is_bounded(compute: str) -> None:
+    case = on_gpu(cast(make(1, 1, 1, 32, 5, 1024, 1024), torch.float32))
+    everything(ops, case, compute)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    results = everything(ops, case, compute)
+    kept = sum(t.numel() * t.element_size() for t in results)
+    assert torch.cuda.max_memory_allocated() - before <= kept + ops.dense_block_workspace() + (4 << 20)
+
+
+def test_module_under_autocast() -> None:
+    block = DenseBlock(1, 1).cuda()
+    x = torch.randn(1, 1, 24, 24, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        y = block(x)
+    assert y.dtype == torch.float32
+    assert torch.equal(y, ops.dense_block(x, list(block.weights), list(block.biases), 0.2, "bf16"))
+
+
+def test_another_device_than_the_current_one() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one CUDA device")
+    case = cast(make(1, 1, 1, 32, 5, 20, 20), torch.float32)
+    first, second = everything(ops, on_gpu(case, "cuda:0")), everything(ops, on_gpu(case, "cuda:1"))
+    for a, b in zip(first, second, strict=True):
+        assert b.device.index == 1
+        assert error(a, b.cpu()) < 1e-5

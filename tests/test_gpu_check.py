@@ -1,0 +1,260 @@
+"""make gpu-check without a GPU: the same code on tiny problems on the CPU, and everything around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+REPO = Path(__file__).resolve().parent.parent
+FOLDER = REPO / "benchmarks" / "gpu_check"
+# The application's libraries, which a machine with a GPU need not have.
+BLOCK = """
+import sys
+class Block:
+    names = ("monai", "nibabel", "scipy", "matplotlib", "lightning", "lightning_fabric", "typer", "rich",
+             "safetensors", "PIL", "skimage", "tensorboard", "pytest_benchmark")
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r} on a bare GPU machine")
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules():
+    """The check's modules import each other by plain names, as scripts in one folder do."""
+    names = [path.stem for path in FOLDER.glob("*.py") if path.stem != "__main__"]
+    sys.path.insert(0, str(FOLDER))
+    yield
+    sys.path.remove(str(FOLDER))
+    for name in [*names, "network_twin"]:
+        sys.modules.pop(name, None)
+
+
+def check(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "sitecustomize.py").write_text(BLOCK)
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(FOLDER), "--results", str(folder / "results"), *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=280, check=False, cwd=folder
+    )
+
+
+def test_whole_check_on_the_cpu(tmp_path):
+    done = check("--device", "cpu", "--sizes", 16, "--batches", 1, folder=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "gpu-check: all right"
+    (path,) = (tmp_path / "results").iterdir()
+    record = json.loads(path.read_text())
+    assert record["faults"] == []
+    timed = {(r["name"], r["size"], r["precision"], r["job"]) for r in record["times"] if "seconds" in r}
+    expected = {
+        (name, size, precision, job)
+        for name in ("ours", "eager", "channels_last")
+        for size in (16,)
+        for precision in ("float32", "tf32", "bf16")
+        for job in ("forward", "inverse", "step")
+    }
+    assert timed == expected
+    assert {r["what"] for r in record["accuracy"]} == {"forward", "inverse", "gradient"}
+    assert len(record["rates"]["ops"]) == 4 + 2 * 3
+    assert all(row["seconds"] > 0 for row in record["rates"]["ops"])
+    table = [line for line in done.stdout.splitlines() if line.split()[:2] == ["16", "1"]]
+    assert len(table) == 9
+    assert "extrapolated" not in done.stdout  # no device memory here
+
+
+def test_nothing_fits_into_no_time(tmp_path):
+    done = check("--device", "cpu", "--sizes", 16, "--batches", 1, "--budget", 0, folder=tmp_path)
+    assert done.returncode == 1
+    (path,) = (tmp_path / "results").iterdir()
+    record = json.loads(path.read_text())
+    assert record["times"] == []
+    assert len(record["skipped"]) == 27
+    assert "skipped for want of time (27): ours forward 16x16 batch 1 float32" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_device_it_says_so_in_one_line(tmp_path):
+    done = check(folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "sees no CUDA device" in done.stderr
+
+
+WORKER = """
+import json, os, sys, time
+for line in sys.stdin:
+    request = json.loads(line)
+    if request["kind"] == "die":
+        sys.stderr.write("CUDA error: an illegal memory access\\n")
+        sys.stderr.flush()
+        os._exit(7)
+    if request["kind"] == "hang":
+        time.sleep(100)
+    print(json.dumps({"result": os.getpid()}), flush=True)
+"""
+
+
+def test_a_worker_that_dies_or_hangs_is_replaced(tmp_path):
+    from supervisor import Supervisor
+
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    workers = Supervisor("cpu", worker=script)
+    first = workers.ask({"kind": "fine"}, 20)["result"]
+    assert workers.ask({"kind": "fine"}, 20)["result"] == first
+    died = workers.ask({"kind": "die"}, 20)
+    assert died == {"error": "the process ended with 7: CUDA error: an illegal memory access"}
+    second = workers.ask({"kind": "fine"}, 20)["result"]
+    assert second != first
+    begin = time.monotonic()
+    assert workers.ask({"kind": "hang"}, 1) == {"error": "stopped after 1 s"}
+    assert time.monotonic() - begin < 15
+    assert workers.ask({"kind": "fine"}, 20)["result"] not in (first, second)
+    workers.stop()
+
+
+class FakeWorkers:
+    """Answers time requests with a time proportional to the pixels, and nothing else."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.asked: list[dict] = []
+        self.fails = fails
+
+    def ask(self, request, seconds):
+        self.asked.append(request)
+        if request.get("name") == "eager" and request["size"] > 512:
+            return {"error": "does not fit"}
+        if self.fails and request.get("name") == self.fails:
+            return {"error": "RuntimeError: wrong"}
+        pixels = request["batch"] * request["size"] ** 2
+        memory = 100 * pixels
+        result = {"seconds": 1e-8 * pixels, "calls": 3, "added_bytes": memory, "peak_bytes": memory + 10**8}
+        return {"result": result}
+
+    def stop(self):
+        pass
+
+
+def simulated(**options):
+    import plan
+    from timing import Budget
+
+    run = plan.Run(plan.Options(**options), Budget(1e9))
+    run.workers = FakeWorkers()
+    run.record["environment"] = {"memory_bytes": 80 * 10**9}
+    return run
+
+
+def test_what_does_not_fit_is_not_tried_larger():
+    import plan
+
+    run = simulated(batches=(1, 8))
+    for name, case, job in plan.times(run.options):
+        plan.measure_time(run, name, case, job)
+    eager = [r for r in run.workers.asked if r["name"] == "eager"]
+    # at 1024 once per precision and job; never again at 2048 or with more images of at least as many pixels
+    assert sum(r["size"] > 512 for r in eager) == 9
+    assert {r["name"] for r in run.workers.asked} == {"ours", "eager", "channels_last", "graph", "ours_graph"}
+    assert all(r["size"] <= 512 for r in run.workers.asked if "graph" in r["name"])
+    largest = [r for r in run.rows if r["name"] == "ours" and r["size"] == 2048 and r["batch"] == 8]
+    assert len(largest) == 9
+
+
+def test_largest_slice_follows_from_the_measured_memory():
+    import plan
+    from networks import Case
+
+    run = simulated()
+    for size in (256, 512):
+        plan.measure_time(run, "ours", Case(size, 1, "float32"), "step")
+    run.options.tiny = True
+    plan.largest_slice(run)
+    found = run.record["largest_slice"]["ours float32"]
+    assert found["bytes_per_pixel"] == 100
+    side = found["largest_side"]
+    assert abs(100 * side**2 + 10**8 - 0.95 * 80e9) < 100 * (2 * 16 * side)
+
+
+def test_only_what_is_left_of_the_time_is_begun():
+    import plan
+    from networks import Case
+    from timing import Budget
+
+    run = simulated()
+    run.budget = Budget(8.0)
+    plan.measure_time(run, "ours", Case(1024, 1, "bf16"), "step")
+    assert len(run.rows) == 1
+    plan.measure_time(run, "ours", Case(16384, 1, "bf16"), "step")  # 256 times the first's time
+    assert len(run.rows) == 1
+    assert run.budget.skipped == ["ours step 16384x16384 batch 1 bf16"]
+
+
+def test_every_kind_of_fault_fails_the_check():
+    import plan
+
+    step = {"name": "ours", "job": "step", "size": 2048, "precision": "bf16"}
+    good = {"what": "forward", "precision": "bf16", "ours": 1e-3, "eager": 1e-3, "good": True}
+    record = {
+        "errors": [],
+        "accuracy": [good],
+        "official": {"good": True, "errors": {"forward": 1e-7}},
+        "tests": {"good": True, "passed": 3, "failures": []},
+        "sanitizer": {"memcheck": {"good": True}, "racecheck": {"good": None, "error": "not run"}},
+        "times": [{**step, "error": "does not fit"}],
+    }
+    assert plan.faults(record) == []
+    faulty = {
+        "errors": ["rates: stopped after 90 s"],
+        "accuracy": [{**good, "good": False}],
+        "official": {"good": False, "errors": {"forward": 0.1}},
+        "tests": {"good": False, "failures": ["FAILED tests/a.py::b"]},
+        "sanitizer": {"memcheck": {"good": False, "findings": ["1 error"]}},
+        "times": [{**step, "error": "RuntimeError: x"}],
+    }
+    for key, value in faulty.items():
+        assert len(plan.faults({**record, key: value})) == 1, key
+
+
+def test_device_events_are_read_once_at_the_end(monkeypatch):
+    from timing import Stopwatch
+
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def elapsed_time(self, end):
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Stopwatch, "synchronize", lambda self: log.append("synchronize"))
+    watch = Stopwatch(torch.device("cpu"))
+    watch.flush = torch.empty(8)
+    seconds, calls = watch.median(lambda: log.append("call"), 0.01)
+    assert seconds == 2e-3
+    assert 3 <= calls <= 50
+    assert log[-1] == "synchronize"
+    measured = log[log.index("event") :]
+    assert measured == ["event", "call", "event"] * calls + ["synchronize"]
+
+
+def test_device_name_makes_the_file_name():
+    import report
+
+    name = report.file_name({"environment": {"device": "NVIDIA H100 80GB HBM3"}})
+    assert name.startswith("gpu_nvidia_h100_80gb_hbm3_")
+    assert name.endswith(".json")
