@@ -35,7 +35,7 @@ class IVAN(nn.Module):
             ``boundary`` (each block's input) or ``store`` (everything). Can be set again later.
         backend: ``fast`` (compiled ops) or ``reference`` (plain PyTorch, supports double backward).
         compute: arithmetic of the dense blocks, ``strict``, ``fast``, ``bf16``, ``fp16`` or ``tf32``; None
-            follows autocast and is ``strict`` without it.
+            follows autocast; without it, it is ``fast`` for images of 64x64 pixels and more, else ``strict``.
         tol: largest relative reconstruction error that ``invert`` accepts; None chooses by precision.
         last_scale: the last convolution of every dense block starts as Xavier normal times this, positive.
             None: 1 for up to 8 blocks, ``8 / blocks`` above (with plain Xavier weights 40 blocks reconstruct

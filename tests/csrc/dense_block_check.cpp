@@ -26,12 +26,16 @@ void all_at_once(int64_t count, void (*body)(int64_t, void*), void* context) {
   for (std::thread& thread : threads) thread.join();
 }
 
-// Threads of a team really beside each other, or, as in a nested parallel loop, one after the other.
+// Threads of a team really beside each other, or, as in a nested parallel loop, one after the other; and a workspace
+// that forces narrow strips.
 struct Way {
   int threads;
   ivan_fast::cpu::ParallelFor parallel_for;
+  size_t workspace;
 };
-const Way kWays[] = {{1, one_by_one}, {3, one_by_one}, {3, all_at_once}};
+const Way kAlone[] = {{1, one_by_one, size_t{1} << 26}, {1, one_by_one, 1}, {3, one_by_one, 1}};
+const Way kTogether[] = {{3, all_at_once, size_t{1} << 26}};
+std::vector<Way> ways;
 
 template <typename T>
 struct Call {
@@ -97,19 +101,17 @@ bool check_walk(Call<T>& call, const DenseBlockShape& shape, const std::vector<T
   c.out = out.data();
   c.grad_state = grad_state.data();
   bool right = true;
-  for (const auto [threads, parallel_for] : kWays)
-    for (const size_t workspace : {size_t{1} << 26, size_t{1}})
-      for (const ivan_fast::CouplingWalk walk :
-           {ivan_fast::CouplingWalk::kForward, ivan_fast::CouplingWalk::kInverse}) {
-        ivan_fast::cpu::set_dense_block_workspace(workspace);
-        c.walk = walk;
-        ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
-        if (walk == ivan_fast::CouplingWalk::kForward) continue;
-        for (size_t i = 0; i < h.size(); ++i) {
-          const double s = 0.8 * std::tanh(double(h[i]) / 2), expected = double(state[i]) * std::exp(s);
-          right = right && std::abs(double(out[i]) - expected) <= (sizeof(S) == 8 ? 1e-14 : 1e-6) * std::abs(expected);
-        }
+  for (const auto [threads, parallel_for, workspace] : ways)
+    for (const ivan_fast::CouplingWalk walk : {ivan_fast::CouplingWalk::kForward, ivan_fast::CouplingWalk::kInverse}) {
+      ivan_fast::cpu::set_dense_block_workspace(workspace);
+      c.walk = walk;
+      ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
+      if (walk == ivan_fast::CouplingWalk::kForward) continue;
+      for (size_t i = 0; i < h.size(); ++i) {
+        const double s = 0.8 * std::tanh(double(h[i]) / 2), expected = double(state[i]) * std::exp(s);
+        right = right && std::abs(double(out[i]) - expected) <= (sizeof(S) == 8 ? 1e-14 : 1e-6) * std::abs(expected);
       }
+    }
   c = {};
   return right;
 }
@@ -120,22 +122,24 @@ bool check(const DenseBlockShape& shape, bool winograd, DenseBlockRounding round
   call.params.forward.winograd = winograd;
   call.params.forward.rounding = rounding;
   std::vector<T> first;
-  for (const auto [threads, parallel_for] : kWays)
-    for (const size_t workspace : {size_t{1} << 26, size_t{1}}) {
-      ivan_fast::cpu::set_dense_block_workspace(workspace);
-      ivan_fast::cpu::dense_block_forward(call.params.forward, threads, parallel_for);
-      const std::vector<T> forward = call.y;
-      if (first.empty()) first = forward;
-      call.y.assign(call.y.size(), T(0));
-      ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
-      if (call.y != forward || forward != first) return false;
-    }
+  for (const auto [threads, parallel_for, workspace] : ways) {
+    ivan_fast::cpu::set_dense_block_workspace(workspace);
+    ivan_fast::cpu::dense_block_forward(call.params.forward, threads, parallel_for);
+    const std::vector<T> forward = call.y;
+    if (first.empty()) first = forward;
+    call.y.assign(call.y.size(), T(0));
+    ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
+    if (call.y != forward || forward != first) return false;
+  }
   return check_walk<float>(call, shape, first) && check_walk<double>(call, shape, first);
 }
 
 }  // namespace
 
-int main() {
+// With the argument "threads": only what several threads do at the same time.
+int main(int count, char**) {
+  if (count < 2) ways.assign(std::begin(kAlone), std::end(kAlone));
+  ways.insert(ways.end(), std::begin(kTogether), std::end(kTogether));
   // batch, in, out, growth, depth, height, width
   const DenseBlockShape shapes[] = {{1, 1, 1, 32, 5, 9, 16}, {1, 2, 3, 8, 5, 1, 1},   {2, 3, 2, 4, 5, 9, 7},
                                     {1, 1, 9, 40, 5, 2, 5},  {1, 17, 1, 3, 3, 6, 1},  {1, 16, 16, 8, 5, 3, 4},

@@ -90,9 +90,9 @@ def build_check(repo: Path, folder: Path, sets: dict[str, list[str]], flags: lis
     return program
 
 
-def run_check(program: str, isa: str) -> None:
+def run_check(program: str, isa: str, *words: str) -> None:
     environment = {**os.environ, "IVAN_FAST_CPU_ISA": isa}
-    done = subprocess.run([program], env=environment, capture_output=True, text=True)
+    done = subprocess.run([program, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "9 dense blocks\n"
 
@@ -113,7 +113,7 @@ def test_no_data_race_between_threads_that_share_a_tile(repo: Path, tmp_path: Pa
     """The thread sanitizer; with the best set of this machine, as vectors do not matter here."""
     best = ivan_fast.build_info()["cpu_isa_available"][-1]
     sets = {isa: [*flags, *([] if isa == best else ["-O0"])] for isa, flags in FLAGS.items()}
-    run_check(build_check(repo, tmp_path, sets, ["-fsanitize=thread"]), best)
+    run_check(build_check(repo, tmp_path, sets, ["-fsanitize=thread"]), best, "threads")
 
 
 @pytest.mark.slow

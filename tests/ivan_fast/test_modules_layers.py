@@ -143,3 +143,18 @@ def test_official_conv1x1(shared) -> None:  # type: ignore[no-untyped-def]
     lower, upper = state["lower"].tril(-1) + torch.eye(2), state["upper"].triu(1)
     expected = state["p"] @ lower @ (upper + torch.diag(state["sign_s"] * state["log_s"].exp()))
     torch.testing.assert_close(mix.weight(), expected)
+
+
+def test_default_arithmetic_is_fast_where_rounding_does_not_matter():
+    block = DenseBlock(1, 1, growth=4)
+    sides = {(63, 65): "strict", (64, 64): "fast", (32, 128): "fast", (8, 8): "strict"}
+    for side, expected in sides.items():
+        assert block.compute_for(torch.zeros(1, 1, *side)) == expected
+    x = torch.randn(1, 1, 64, 64)
+    strict = DenseBlock(1, 1, growth=4, compute="strict")
+    strict.load_state_dict(block.state_dict())
+    assert not torch.equal(block(x), strict(x))
+    torch.testing.assert_close(block(x), strict(x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(block(x[..., :32]), strict(x[..., :32]))
+    assert DenseBlock(1, 1, backend="reference").compute_for(x) == "strict"
+    assert block.double().compute_for(x) == "strict"
