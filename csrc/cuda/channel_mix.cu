@@ -54,7 +54,8 @@ struct Mix {
   __device__ __forceinline__ void write(std::int64_t sample, std::int64_t p,
                                         const Pack<T, kWidth> (&in)[kChannels]) const {
     T* to = o.y + sample * kChannels * o.pixels + p;
-    [[maybe_unused]] constexpr int kRows = kHoldsWeight ? kChannels : 1;  // a weight that is not held must not be hoisted either
+    [[maybe_unused]] constexpr int kRows =
+        kHoldsWeight ? kChannels : 1;  // a weight that is not held must not be hoisted either
 #pragma unroll kRows
     for (int i = 0; i < kChannels; ++i) {
       Pack<T, kWidth> sum;
