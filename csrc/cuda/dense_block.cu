@@ -1,24 +1,10 @@
 // Dense block on CUDA: which kernels a call runs, and those of exact arithmetic.
-#include <atomic>
-#include <cstdlib>
-
 #include "dense_block_kernels.cuh"
 #include "dense_block_layer.cuh"
 #include "dense_block_run.cuh"
 
 namespace ivan_fast::cuda {
 namespace {
-
-std::atomic<bool>& selection() {
-  static std::atomic<bool> fused{[] {
-    const char* value = std::getenv("IVAN_FAST_CUDA_KERNEL");
-    const std::string name = value == nullptr ? "layerwise" : value;
-    if (name != "layerwise" && name != "fused")
-      throw std::runtime_error("IVAN_FAST_CUDA_KERNEL=" + name + ", expected layerwise or fused");
-    return name == "fused";
-  }()};
-  return fused;
-}
 
 constexpr const char* kOp = "dense_block";
 
@@ -112,9 +98,6 @@ void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& 
 }
 
 }  // namespace
-
-bool fused_selected() { return selection().load(); }
-void select_fused(bool fused) { selection().store(fused); }
 
 std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
                                         DenseBlockPass pass) {

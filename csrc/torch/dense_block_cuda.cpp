@@ -1,13 +1,26 @@
 // Binding of the dense block ops for CUDA tensors.
 #include "ivan_fast/dense_block_cuda.h"
 
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <tuple>
 
 #include "dense_block_args.h"
 
 namespace ivan_fast {
 namespace {
+
+std::atomic<bool>& selection() {
+  static std::atomic<bool> fused{[] {
+    const char* value = std::getenv("IVAN_FAST_CUDA_KERNEL");
+    const std::string name = value == nullptr ? "layerwise" : value;
+    if (name != "layerwise" && name != "fused")
+      throw std::runtime_error("IVAN_FAST_CUDA_KERNEL=" + name + ", expected layerwise or fused");
+    return name == "fused";
+  }()};
+  return fused;
+}
 
 cuda::DenseBlockOperand operand_of(const char* op, const std::string& compute) {
   if (compute == "tf32") return cuda::DenseBlockOperand::kTf32;
@@ -138,6 +151,10 @@ Walked dense_block_coupling_inverse_backward(const Tensor& x2, const Tensor& gra
 }
 
 }  // namespace
+
+bool cuda::fused_selected() { return selection().load(); }
+void cuda::select_fused(bool fused) { selection().store(fused); }
+
 }  // namespace ivan_fast
 
 STABLE_TORCH_LIBRARY_IMPL(ivan_fast, CUDA, m) {
