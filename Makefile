@@ -22,14 +22,16 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo lint format bench gpu-check compat cuda-gate clean
+.PHONY: help setup test demo lint format bench performance gpu-check compat cuda-gate clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
 	@echo "make gpu-check  this machine's GPU: right? how fast? ten minutes, no network"
 	@echo "make compat     one build on the oldest and the newest torch (COMPAT_TORCH=\"2.10.0 2.14.1\")"
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
-	@echo "make bench      kernels against plain PyTorch   make cuda-gate  all CUDA architectures, warnings are errors"
+	@echo "make bench      kernels and network against plain PyTorch, into benchmarks/results/bench.json"
+	@echo "make performance  measures and writes docs/performance.md (25 minutes, on a quiet machine)"
+	@echo "make cuda-gate  all CUDA architectures, warnings are errors"
 	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
 
 # --- set-up --------------------------------------------------------------------------------------------------------
@@ -55,11 +57,18 @@ $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
 	touch $@
 
 $(STAMPS)/install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
-	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo]'
+	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo,baselines]'
 	touch $@
 
 $(STAMPS)/lint-tools: $(STAMPS)/venv pyproject.toml
 	$(BIN)/pip install -q $$(sed -n 's/^lint = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+# Other libraries that ours is measured against. Without their requirements, which would replace torch; they run without
+# them. Neither is needed by anything else: where they cannot be had, benchmarks and tests say so and go on.
+$(STAMPS)/rivals: $(STAMPS)/install
+	$(BIN)/pip install -q --no-deps --no-build-isolation $$(sed -n 's/^bench = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",') \
+		|| echo "MemCNN and FrEIA could not be installed: they will be skipped"
 	touch $@
 
 setup: $(STAMPS)/install
@@ -68,7 +77,7 @@ setup: $(STAMPS)/install
 demo: $(STAMPS)/install
 	$(BIN)/ivan demo --out demo-run
 
-test: $(STAMPS)/install
+test: $(STAMPS)/install $(STAMPS)/rivals
 	$(BIN)/pytest -q -m "not gpu" $(PYTEST_ARGS)
 
 # Everything about this machine's GPU within ten minutes, the build included: tests, accuracy, sanitizer, times; results
@@ -87,8 +96,12 @@ gpu-check:
 compat: $(STAMPS)/build-tools
 	$(BIN)/python tests/compat.py --torch "$(COMPAT_TORCH)"
 
-bench: $(STAMPS)/install
-	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' $(PYTEST_ARGS)
+bench: $(STAMPS)/install $(STAMPS)/rivals
+	$(BIN)/pytest -q benchmarks -o python_files='bench_*.py' --benchmark-json=benchmarks/results/bench.json $(PYTEST_ARGS)
+
+performance: $(STAMPS)/install $(STAMPS)/rivals
+	$(BIN)/python benchmarks/network.py --plan figures
+	$(BIN)/python benchmarks/performance.py
 
 lint: $(STAMPS)/lint-tools $(STAMPS)/install
 	$(BIN)/ruff check .

@@ -1,176 +1,104 @@
-"""The whole network against its eager twin: inference and training step, time and memory, in one run.
+"""The whole network against its rivals: inference, training step and memory, in one run.
 
-    python benchmarks/network.py 128 256 [--rounds 5] [--memory 256 512] [--threads 2] [--json FILE]
+    python benchmarks/network.py 128 256x192 [--rounds 5] [--threads 1 2] [--with eager fast] [--json FILE]
+    python benchmarks/network.py --plan figures         what docs/performance.md shows -> results/network.json
+    python benchmarks/network.py --plan quick --json F  a check of the tools on tiny images
+    python benchmarks/network.py --plan nothing --json F  measures nothing: the page then says "not run"
 
-Both compute the same function of the same weights (2 channels, 8 blocks, growth 32, float32). A training step
-is both directions, loss, backward and Adam. Implementations are warmed up and then take turns; the medians of
-the ratios are reported. Memory is the peak of a fresh process above its peak after one 16x16 step of the same
-model and optimiser.
+All implementations compute the same function of the same weights (checked), are warmed up and take turns;
+medians of the ratios are reported. A training step is both directions, loss, backward and Adam. Memory is the
+peak of a fresh process above its peak after one 16x16 step of the same model and optimiser. What would not
+fit is skipped, and the tables say so.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import resource
-import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import plans
 import torch
-from network_twin import EagerIVAN
-from torch import Tensor, nn
+from fma_peak import peak_rate
+from rich.console import Console
 
-import ivan
-from ivan.environment import collect
+from ivan.benchmark import record, tables
+from ivan.benchmark.case import JOBS, Case, parse_sizes
+from ivan.benchmark.implementations import implementation
+from ivan.benchmark.machine import describe
+from ivan.benchmark.plan import Group, run
+from ivan.cli.benchmark import progress
+from ivan.errors import IvanError
 
-IMPLEMENTATIONS = ("eager", "strict", "fast")
-
-
-def build(name: str) -> nn.Module:
-    """The eager twin, or `ivan.IVAN` with the strict or the fast arithmetic."""
-    torch.manual_seed(0)
-    return EagerIVAN() if name == "eager" else ivan.IVAN(compute=name)
-
-
-def copy_weights(eager: EagerIVAN, model: ivan.IVAN) -> None:
-    """Give the twin the weights of `model`, so that both compute the same function."""
-    with torch.no_grad():
-        for twin, block in zip(eager.blocks, model.chain, strict=True):
-            twin.mix.copy_(block.mix.weight())
-            for ours, theirs in (
-                (block.coupling.F, twin.f),
-                (block.coupling.G, twin.g),
-                (block.coupling.H, twin.h),
-            ):
-                for conv, weight, bias in zip(theirs.convs, ours.weights, ours.biases, strict=True):
-                    conv.weight.copy_(weight)
-                    conv.bias.copy_(bias)
-
-
-def stepper(model: nn.Module, size: int) -> Callable[[], Any]:
-    """A training step on one random pair of slices of `size` x `size`."""
-    aug = ivan.VariableAugmentation(1, 1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
-    x, y = torch.rand(1, 1, size, size), torch.rand(1, 1, size, size)
-
-    def step() -> None:
-        loss = ivan.bidirectional_loss(model, x, y, aug)["total"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
-
-
-def inferrer(model: nn.Module, state: Tensor, inverse: bool) -> Callable[[], Tensor]:
-    """Inference in one direction."""
-
-    def run() -> Tensor:
-        with torch.inference_mode():
-            return model.inverse(state) if inverse else model(state)
-
-    return run
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def compare(size: int, rounds: int) -> dict[str, Any]:
-    """Median seconds of each implementation and the median of the ratios eager / ours."""
-    models = {name: build(name) for name in IMPLEMENTATIONS}
-    models["fast"].load_state_dict(models["strict"].state_dict())
-    copy_weights(models["eager"], models["strict"])
-    state = torch.rand(1, 2, size, size)
-    outputs = {name: inferrer(model, state, False)() for name, model in models.items()}
-    for name in ("strict", "fast"):
-        error = (outputs[name] - outputs["eager"]).norm() / outputs["eager"].norm()
-        assert error < 1e-4, f"{name} and eager disagree by {error:.1e}"
-    result: dict[str, Any] = {}
-    jobs: dict[str, dict[str, Callable[[], Any]]] = {
-        "forward": {n: inferrer(m, state, False) for n, m in models.items()},
-        "inverse": {n: inferrer(m, state, True) for n, m in models.items()},
-        "step": {n: stepper(m, size) for n, m in models.items()},
-    }
-    for job, calls in jobs.items():
-        for call in calls.values():
-            call()
-        times = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds)]
-        result[job] = {
-            **{name: statistics.median(t[name] for t in times) for name in calls},
-            **{
-                f"eager/{name}": statistics.median(t["eager"] / t[name] for t in times)
-                for name in ("strict", "fast")
-            },
-        }
-    return result
-
-
-def peak() -> int:
-    """Largest memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def extra_memory(name: str, size: int, threads: int) -> int:
-    """Bytes a training step of `size` adds to a fresh process that has done one 16x16 step."""
-    words = [sys.executable, __file__, "--child", name, str(size), "--threads", str(threads)]
-    return int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def main() -> None:
+    args = arguments()
+    network = Case(1, 1, channels=args.channels, blocks=args.blocks, batch=args.batch, device=args.device)
+    groups = groups_of(args, network)
+    machine = describe(args.device)
+    if args.device == "cpu":
+        one = peak_rate()  # of one thread, before anything else runs
+        machine["fma_gflops"] = None if one is None else one * args.threads[0] / 1e9
+    machine["threads"] = args.threads[0]
+    with progress(True) as report:
+        rows = run(groups, int(args.memory_limit * 1e9), report)
+    measured = record.new(machine, rows, args.note or NOTES[args.plan])
+    console = Console(width=160)
+    for table in [*tables.time_tables(rows), *tables.kernel_tables(rows)]:
+        console.print(tables.rich_table(table))
+    path = args.json or (RESULTS / "network.json" if args.plan == "figures" else None)
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record.save(measured, path)
+        print(f"wrote {path}")
+
+
+NOTES = {
+    "figures": "",
+    "nothing": "the figures are taken on a quiet machine once the kernels are final",
+    "quick": "a quick check of the tools on tiny images: these numbers mean nothing",
+    "sizes": "",
+}
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sizes", type=int, nargs="*", default=[128])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory", type=int, nargs="*", default=[], help="sizes whose memory is measured")
-    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("sizes", nargs="*", default=["128"], help="N or HxW")
+    parser.add_argument("--plan", choices=sorted(NOTES), default="sizes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--with", dest="names", nargs="+", default=plans.ALL, metavar="NAME")
+    parser.add_argument("--jobs", nargs="+", default=JOBS, choices=JOBS)
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--channels", type=int, default=2)
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory-limit", type=float, default=20.0, help="GB; never more than what is free")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.child:
-        model = build(args.child[0])
-        stepper(model, 16)()
-        before = peak()
-        stepper(model, int(args.child[1]))()
-        print(peak() - before)
-        return
-    record: dict[str, Any] = {
-        "machine": platform.processor(),
-        "environment": collect(),
-        "sizes": {},
-        "memory": {},
-    }
-    record["threads"] = torch.get_num_threads()
-    for size in args.sizes:
-        record["sizes"][size] = compare(size, args.rounds)
-        for job, row in record["sizes"][size].items():
-            columns = [f"{size:5} {job:8} eager {row['eager']:7.2f} s"]
-            columns += [f"{n} {row[n]:7.2f} s ({row['eager/' + n]:.1f}x)" for n in ("strict", "fast")]
-            print("   ".join(columns), flush=True)
-    for size in args.memory:
-        names = IMPLEMENTATIONS if size <= 256 else ("strict", "fast")
-        row = {name: extra_memory(name, size, torch.get_num_threads()) for name in names}
-        record["memory"][size] = row
-        print(
-            f"{size:5} memory   "
-            + "   ".join(f"{n} {b / 2**20:.0f} MB ({b / size**2:.0f} B/px)" for n, b in row.items()),
-            flush=True,
-        )
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(record, indent=1, default=str))
+    parser.add_argument("--note", default="", help="what to remember of this run, shown beside its numbers")
+    return parser.parse_args()
+
+
+def groups_of(args: argparse.Namespace, network: Case) -> list[Group]:
+    """The plan that the arguments ask for."""
+    if args.plan == "figures":
+        return plans.figures(network, args.threads[0], args.rounds)
+    if args.plan == "nothing":
+        return []
+    if args.plan == "quick":
+        return plans.quick(network, args.threads[0], args.rounds)
+    names = tuple(implementation(name, "--with").name for name in args.names)
+    cases = [network.at(*size) for size in parse_sizes(args.sizes, "sizes")]
+    return plans.custom(cases, names, tuple(args.jobs), args.rounds, args.threads, not args.no_memory)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except IvanError as error:
+        sys.exit(f"network.py: {error}")

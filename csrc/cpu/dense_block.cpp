@@ -2,6 +2,7 @@
 #include "ivan_fast/dense_block.h"
 
 #include <algorithm>
+#include <deque>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "dense_block_pack.h"
 #include "dense_block_plan.h"
+#include "dense_block_team.h"
 #include "dense_block_tiles.h"
 #include "dense_block_workspace.h"
 #include "isa.h"
@@ -91,7 +93,7 @@ struct Call {
   size_t rings_stride;
   T* rings;
   std::optional<dense::LevelPlaces<T>> places;  // of gradients of parameters
-  T* sums = nullptr;                            // [slots][places->elements]
+  T* sums = nullptr;                            // [slots][parts][places->elements]
 
   Call(const DenseBlockParams& p, int threads_, ParallelFor parallel_for_, bool backward,
        const DenseBlockCoupling& coupling = {})
@@ -113,17 +115,19 @@ struct Call {
 
     // The job's nets have no weights yet, so that no bias is known to be 0: the rings' sizes are upper bounds.
     const auto size = [&](size_t elements) { return dense::Workspace::bytes_of<T>(elements); };
-    const auto rings_of = [&](int64_t columns) { return size(kernels_of<T>().workspace(job, columns, backward)); };
+    const auto rings_of = [&](int64_t columns, int parts) {
+      return size(kernels_of<T>().workspace(job, columns, parts, backward));
+    };
     const size_t packed = size(net_places.elements) + (backward ? size(gradient_places.elements) : 0);
-    const auto bytes = [&](int64_t columns, int64_t slots) {
-      return packed + size_t(slots) * (rings_of(columns) + (backward ? size(places->elements) : 0));
+    const auto bytes = [&](int64_t columns, int64_t slots, int parts) {
+      return packed + size_t(slots) * (rings_of(columns, parts) + (backward ? parts * size(places->elements) : 0));
     };
     tiling = dense::make_tiling(shape, threads, backward, job.coupling.walk != CouplingWalk::kNone,
                                 job.winograd ? dense::kTile : 1, dense::Workspace::limit(), bytes);
-    memory.emplace(bytes(tiling.tile_columns(), tiling.slots));
-    rings_stride = rings_of(tiling.tile_columns()) / sizeof(T);
+    memory.emplace(bytes(tiling.tile_columns(), tiling.slots, tiling.parts));
+    rings_stride = rings_of(tiling.tile_columns(), tiling.parts) / sizeof(T);
     rings = memory->template take<T>(rings_stride * size_t(tiling.slots));
-    if (backward) sums = memory->template take<T>(places->elements * size_t(tiling.slots));
+    if (backward) sums = memory->template take<T>(places->elements * size_t(workers()));
     place_net(job.net, net_places, memory->template take<T>(net_places.elements),
               reinterpret_cast<const T* const*>(p.biases), shape.growth);
     if (backward)
@@ -151,13 +155,24 @@ struct Call {
     dense::pack_direct(net, kernels_of<T>().lanes, job.rounding, k, s, taps, level);
   }
 
-  // Calls run(tile, slot, workspace) for every tile; a slot goes through its tiles in order.
+  int64_t workers() const { return tiling.slots * tiling.parts; }
+
+  // Calls run(tile, share, slot, workspace) for every tile of every slot, in order; start(worker) before.
   template <typename Start, typename F>
   void for_each_tile(Start&& start, F&& run) {
-    for_each(tiling.slots, parallel_for, [&](int64_t slot) {
-      start(slot);
+    std::deque<dense::Team> teams;
+    for (int64_t slot = 0; slot < tiling.slots; ++slot) teams.emplace_back(tiling.parts);
+    for_each(workers(), parallel_for, [&](int64_t worker) {
+      const int64_t slot = worker / tiling.parts;
+      const int part = int(worker % tiling.parts);
+      dense::Team& team = teams[size_t(slot)];
+      const dense::Team::Role role = team.join();
+      if (role == dense::Team::Role::kNone) return;
+      const bool all = role == dense::Team::Role::kAll;
+      const dense::Share share = {tiling.parts, all ? 0 : part, all ? tiling.parts : part + 1, all ? nullptr : &team};
+      for (int i = share.first; i < share.last; ++i) start(slot * tiling.parts + i);
       for (int64_t i = tiling.first(slot); i < tiling.first(slot + 1); ++i)
-        run(tiling.tile(i), slot, rings + size_t(slot) * rings_stride);
+        run(tiling.tile(i), share, slot, rings + size_t(slot) * rings_stride);
     });
   }
 };
@@ -166,15 +181,15 @@ template <typename T>
 void forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
   if (is_empty(p.shape)) return;
   Call<T> call(p, threads, parallel_for, false);
-  call.for_each_tile([](int64_t) {}, [&](const dense::Tile& tile, int64_t,
-                                         T* workspace) { kernels_of<T>().forward(call.job, tile, workspace); });
+  call.for_each_tile([](int64_t) {}, [&](const dense::Tile& tile, const dense::Share& share, int64_t,
+                                         T* workspace) { kernels_of<T>().forward(call.job, tile, share, workspace); });
 }
 
 // Sums of the slots' accumulators into the gradients of the parameters.
 template <typename T>
 void reduce(const Call<T>& call, const DenseBlockBackwardParams& p) {
   const dense::Net<T>& net = call.job.net;
-  const int64_t slots = call.tiling.slots;
+  const int64_t slots = call.workers();
   const size_t stride = call.places->elements;
   const std::vector<LevelSource> all = level_sources(net.hidden);
   for_each(int64_t(all.size()), call.parallel_for, [&](int64_t i) {
@@ -206,14 +221,15 @@ void backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parall
   call.job.grad_y_batch_stride = p.grad_y.batch_stride;
   call.job.grad_x = static_cast<T*>(p.grad_x);
   const dense::LevelPlaces<T>& places = *call.places;
-  call.for_each_tile([&](int64_t slot) { std::fill_n(call.sums + slot * places.elements, places.elements, T(0)); },
-                     [&](const dense::Tile& tile, int64_t slot, T* workspace) {
-                       dense::Accumulators<T> own = {};
-                       for (int k = 1; k <= call.job.net.hidden + 1; ++k) {
-                         own.weights[k] = call.sums + slot * places.elements + places.weights[k];
-                         own.bias[k] = call.sums + slot * places.elements + places.bias[k];
-                       }
-                       kernels_of<T>().backward(call.job, tile, own, workspace);
+  std::vector<dense::Accumulators<T>> sums(size_t(call.workers()));
+  for (size_t worker = 0; worker < sums.size(); ++worker)
+    for (int k = 1; k <= call.job.net.hidden + 1; ++k) {
+      sums[worker].weights[k] = call.sums + worker * places.elements + places.weights[k];
+      sums[worker].bias[k] = call.sums + worker * places.elements + places.bias[k];
+    }
+  call.for_each_tile([&](int64_t worker) { std::fill_n(call.sums + worker * places.elements, places.elements, T(0)); },
+                     [&](const dense::Tile& tile, const dense::Share& share, int64_t slot, T* workspace) {
+                       kernels_of<T>().backward(call.job, tile, share, sums.data() + slot * share.parts, workspace);
                      });
   reduce(call, p);
 }

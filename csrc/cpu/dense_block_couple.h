@@ -40,7 +40,8 @@ static void couple_pixels(const DenseBlockCoupling& c, int64_t image, int64_t ch
   for (int64_t i = 0; i < count; ++i) grad_h[i * grad_h_stride] = T(gradient[i]);
   if (!own_row) return;
   const int64_t to = image * channels * plane + at;
-  for (int64_t i = extent.tile.col0; i < extent.tile.col1; ++i) {
+  const Range own = Extent::within(extent.tile.col0, extent.tile.col1, columns.end);
+  for (int64_t i = own.begin > columns.begin ? own.begin : columns.begin; i < own.end; ++i) {
     static_cast<S*>(c.out)[to + i] = out[i - columns.begin];
     static_cast<S*>(c.grad_state)[to + i] = grad_state[i - columns.begin];
   }

@@ -7,39 +7,45 @@
 namespace ivan_fast::cpu::IVAN_ISA {
 namespace {
 
-// Winograd is for float: other types have no kernels for it, and the driver never asks.
+// Calls run(streams) with the streams of a worker's parts. Winograd is for float: other types have no kernels for it,
+// and the driver never asks.
+template <class Stream, typename T, typename F>
+void with_streams(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share, bool backward,
+                  T* workspace, F&& run) {
+  Streams<Stream> streams = {{}, share.team};
+  for (int i = share.first; i < share.last; ++i)
+    streams.mine.emplace_back(job, tile, backward, i, share.parts, workspace);
+  run(streams);
+}
 template <typename T, typename F>
-void with_stream(const dense::Job<T>& job, const dense::Tile& tile, bool backward, T* workspace, F&& run) {
+void with_streams(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share, bool backward,
+                  T* workspace, F&& run) {
   if constexpr (sizeof(T) == 4)
-    if (job.winograd) {
-      WinogradStream<T> stream(job, tile, backward, workspace);
-      return run(stream);
-    }
-  DirectStream<T> stream(job, tile, backward, workspace);
-  run(stream);
+    if (job.winograd) return with_streams<WinogradStream<T>>(job, tile, share, backward, workspace, run);
+  with_streams<DirectStream<T>>(job, tile, share, backward, workspace, run);
 }
 
 // Of a tile with a halo on both sides.
 template <typename T>
-size_t workspace_elements(const dense::Job<T>& job, int64_t columns, bool backward) {
+size_t workspace_elements(const dense::Job<T>& job, int64_t columns, int parts, bool backward) {
   dense::Job<T> wide = job;
   const int64_t margin = (3 * dense::kMaxSources) * dense::kTile;
   wide.width = columns + 2 * margin;
   size_t elements = 0;
-  with_stream(wide, dense::Tile{0, 0, 1, margin, margin + columns}, backward, static_cast<T*>(nullptr),
-              [&](const auto& stream) { elements = stream.arena.used; });
+  with_streams(wide, dense::Tile{0, 0, 1, margin, margin + columns}, dense::Share{parts, 0, 1, nullptr}, backward,
+               static_cast<T*>(nullptr), [&](const auto& streams) { elements = streams.mine.front().arena.used; });
   return elements;
 }
 
 template <typename T>
-void forward_tile(const dense::Job<T>& job, const dense::Tile& tile, T* workspace) {
-  with_stream(job, tile, false, workspace, [](auto& stream) { forward_stream(stream); });
+void forward_tile(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share, T* workspace) {
+  with_streams(job, tile, share, false, workspace, [](auto& streams) { forward_stream(streams); });
 }
 
 template <typename T>
-void backward_tile(const dense::Job<T>& job, const dense::Tile& tile, const dense::Accumulators<T>& sums,
-                   T* workspace) {
-  with_stream(job, tile, true, workspace, [&](auto& stream) { backward_stream(stream, sums); });
+void backward_tile(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share,
+                   const dense::Accumulators<T>* sums, T* workspace) {
+  with_streams(job, tile, share, true, workspace, [&](auto& streams) { backward_stream(streams, sums); });
 }
 
 }  // namespace

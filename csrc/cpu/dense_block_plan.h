@@ -64,7 +64,16 @@ struct Tile {
   int64_t image, row0, row1, col0, col1;
 };
 
-// Parameter gradients of one thread: of level k, in the order of its weights, then its biases.
+class Team;
+
+// What a worker computes of a tile: its columns are cut into `parts`, of which it does [first, last). With a team, the
+// others do the rest at the same time.
+struct Share {
+  int parts, first, last;
+  Team* team;
+};
+
+// Parameter gradients of one part of a tile: of level k, in the order of its weights, then its biases.
 template <typename T>
 struct Accumulators {
   T* weights[kMaxSources + 1];
@@ -111,9 +120,9 @@ static inline int bias_elements(const Net<T>& net, int k) {
 template <typename T>
 struct Kernels {
   int lanes;
-  size_t (*workspace)(const Job<T>&, int64_t columns, bool backward);  // elements, for a tile so wide
-  void (*forward)(const Job<T>&, const Tile&, T* workspace);
-  void (*backward)(const Job<T>&, const Tile&, const Accumulators<T>&, T* workspace);
+  size_t (*workspace)(const Job<T>&, int64_t columns, int parts, bool backward);  // elements, for a tile so wide
+  void (*forward)(const Job<T>&, const Tile&, const Share&, T* workspace);
+  void (*backward)(const Job<T>&, const Tile&, const Share&, const Accumulators<T>*, T* workspace);  // [parts]
 };
 
 // Weights of level k and source s into Winograd's form, and the sum of gradients in that form back.

@@ -18,6 +18,25 @@ struct Arena {
   }
 };
 
+// One part of a stream's columns, cut at the same places (multiples of `unit`) for every level; and what is next to
+// load.
+struct Part {
+  int index, count;
+  int64_t first_column, units, unit;
+  int64_t next_x, next_grad;
+
+  int64_t border(int i) const { return first_column + units * i / count * unit; }
+  // The part's columns of a level's; may be none.
+  Range of(const Range& columns) const {
+    const int64_t begin = index == 0 ? columns.begin : border(index);
+    const int64_t end = index + 1 == count ? columns.end : border(index + 1);
+    const Range mine = {begin < columns.begin ? columns.begin : begin, end > columns.end ? columns.end : end};
+    return mine.begin < mine.end ? mine : Range{columns.begin, columns.begin};
+  }
+  // At least the columns of any part.
+  static int64_t widest(int64_t units, int count, int64_t unit) { return ((units + count - 1) / count) * unit; }
+};
+
 // The last `rows` rows of pixels, channels last. Pixel 0 of a row is the left neighbour of the stream's first column.
 template <typename T>
 struct Ring {
@@ -25,28 +44,14 @@ struct Ring {
   int64_t rows = 0, pixels = 0, channels = 0;
 
   Ring() = default;
-  // Zeros everywhere: what is never written is the zero padding around the image, and of channels.
   Ring(Arena<T>& arena, int64_t rows_, int64_t pixels_, int64_t channels_)
-      : base(arena.take(rows_ * pixels_ * channels_)), rows(rows_), pixels(pixels_), channels(channels_) {
-    for (int64_t i = 0; base && i < rows * pixels * channels; ++i) base[i] = T(0);
+      : base(arena.take(rows_ * pixels_ * channels_)), rows(rows_), pixels(pixels_), channels(channels_) {}
+  // Zeros: what is never written is the zero padding around the image, and of channels. Each part clears its share.
+  void clear(const Part& part) const {
+    const int64_t elements = rows * pixels * channels, end = elements * (part.index + 1) / part.count;
+    for (int64_t i = elements * part.index / part.count; i < end; ++i) base[i] = T(0);
   }
   T* row(int64_t r) const { return base + (r % rows) * pixels * channels; }
-};
-
-// The columns and rows of a tile, in pixels and in rows of `unit` pixels.
-struct Extent {
-  const dense::Tile& tile;
-  int64_t height, width, unit;
-
-  Range columns_with(int64_t margin) const {
-    return within(tile.col0 - margin * unit, tile.col1 + margin * unit, width);
-  }
-  Range rows_with(int64_t margin) const {
-    return within(tile.row0 / unit - margin, (tile.row1 + unit - 1) / unit + margin, (height + unit - 1) / unit);
-  }
-  static Range within(int64_t begin, int64_t end, int64_t size) {
-    return {begin < 0 ? 0 : begin, end > size ? size : end};
-  }
 };
 
 // One row of an image [channels, H, W] to pixels of `stride` values.

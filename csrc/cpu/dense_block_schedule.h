@@ -5,13 +5,32 @@
 // ring holds only the rows that later steps still read. DirectStream and WinogradStream do the work.
 #pragma once
 
+#include <vector>
+
 #include "dense_block_plan.h"
+#include "dense_block_team.h"
 
 namespace ivan_fast::cpu::IVAN_ISA {
 
 struct Range {
   int64_t begin, end;
   bool contains(int64_t i) const { return i >= begin && i < end; }
+};
+
+// The columns and rows of a tile, in pixels and in rows of `unit` pixels.
+struct Extent {
+  const dense::Tile& tile;
+  int64_t height, width, unit;
+
+  Range columns_with(int64_t margin) const {
+    return within(tile.col0 - margin * unit, tile.col1 + margin * unit, width);
+  }
+  Range rows_with(int64_t margin) const {
+    return within(tile.row0 / unit - margin, (tile.row1 + unit - 1) / unit + margin, (height + unit - 1) / unit);
+  }
+  static Range within(int64_t begin, int64_t end, int64_t size) {
+    return {begin < 0 ? 0 : begin, end > size ? size : end};
+  }
 };
 
 // Where every level stands at step t and how far its rows and columns reach beyond the tile. L hidden levels; the
@@ -46,49 +65,83 @@ struct Schedule {
   static int at_least(int a, int b) { return a > b ? a : b; }
 };
 
+// The streams of one worker, one for each of its parts, and the others' beside them.
 template <class Stream>
-static void forward_stream(Stream& stream) {
-  const Schedule& at = stream.schedule;
-  const Range x_rows = stream.rows_with(at.x_margin()), own = stream.rows_with(0);
-  int64_t next_x = x_rows.begin;
-  const int64_t first = own.begin - at.x_margin() + 1;
-  for (int64_t t = first < 0 ? 0 : first; t < own.end + at.output_lag(); ++t) {
-    for (; next_x < x_rows.end && next_x <= t + 1; ++next_x) stream.load_x(next_x);
-    for (int k = 1; k <= at.L; ++k)
-      if (stream.rows_with(at.hidden_margin(k)).contains(t - at.hidden_lag(k)))
-        stream.hidden_row(k, t - at.hidden_lag(k));
-    if (own.contains(t - at.output_lag())) stream.output_row(t - at.output_lag());
+struct Streams {
+  std::vector<Stream> mine;
+  dense::Team* team;
+
+  // Runs a phase in every part; all of them, also the other workers', end it before any goes on.
+  template <typename F>
+  void phase(F&& run) {
+    for (Stream& stream : mine) run(stream);
+    if (team) team->wait();
+  }
+  template <typename F>
+  void phase_if(bool active, F&& run) {
+    phase([&](Stream& stream) {
+      if (active) run(stream);
+    });
+  }
+};
+
+template <class Stream>
+static void forward_stream(Streams<Stream>& streams) {
+  const Schedule at = streams.mine.front().schedule;
+  const Extent extent = streams.mine.front().extent;
+  const Range own = extent.rows_with(0);
+  const int64_t first = own.begin - at.x_margin() + 1, start = first < 0 ? 0 : first;
+  streams.phase([](Stream& stream) { stream.clear(); });
+  streams.phase([&](Stream& stream) { stream.load_x_until(start + 1); });
+  for (int64_t t = start; t < own.end + at.output_lag(); ++t) {
+    for (Stream& stream : streams.mine) stream.load_x_until(t + 2);
+    for (int k = 1; k <= at.L; ++k) {
+      const int64_t row = t - at.hidden_lag(k);
+      streams.phase_if(extent.rows_with(at.hidden_margin(k)).contains(row),
+                       [&](Stream& stream) { stream.hidden_row(k, row); });
+    }
+    const int64_t row = t - at.output_lag();
+    streams.phase_if(own.contains(row), [&](Stream& stream) { stream.output_row(row); });
   }
 }
 
-// Parameter gradients are added as soon as a row's gradient is there.
+// Parameter gradients are added as soon as a row's gradient is there; sums[part].
 template <class Stream, class Sums>
-static void backward_stream(Stream& stream, const Sums& sums) {
-  const Schedule& at = stream.schedule;
-  const Range x_rows = stream.rows_with(at.x_margin()), grad_rows = stream.rows_with(at.grad_y_margin());
-  const Range own = stream.rows_with(0), outputs = stream.rows_with(at.output_margin());
-  int64_t next_x = x_rows.begin, next_grad = grad_rows.begin;
-  const int64_t first = own.begin - at.x_margin() + 1;
-  for (int64_t t = first < 0 ? 0 : first; t < own.end + at.grad_x_lag(); ++t) {
-    for (; next_x < x_rows.end && next_x <= t + 1; ++next_x) stream.load_x(next_x);
-    for (int k = 1; k <= at.L; ++k)
-      if (stream.rows_with(at.hidden_margin(k)).contains(t - at.hidden_lag(k)))
-        stream.hidden_row(k, t - at.hidden_lag(k));
-    if (!at.coupled)
-      for (; next_grad < grad_rows.end && next_grad <= t - at.grad_y_lag(); ++next_grad) stream.load_grad_y(next_grad);
+static void backward_stream(Streams<Stream>& streams, const Sums* sums) {
+  const Schedule at = streams.mine.front().schedule;
+  const Extent extent = streams.mine.front().extent;
+  const Range own = extent.rows_with(0), outputs = extent.rows_with(at.output_margin());
+  const int64_t first = own.begin - at.x_margin() + 1, start = first < 0 ? 0 : first;
+  streams.phase([](Stream& stream) { stream.clear(); });
+  streams.phase([&](Stream& stream) {
+    stream.load_x_until(start + 1);
+    if (!at.coupled) stream.load_grad_y_until(start - at.grad_y_lag());
+  });
+  for (int64_t t = start; t < own.end + at.grad_x_lag(); ++t) {
+    for (Stream& stream : streams.mine) {
+      stream.load_x_until(t + 2);
+      if (!at.coupled) stream.load_grad_y_until(t - at.grad_y_lag() + 1);
+    }
+    for (int k = 1; k <= at.L; ++k) {
+      const int64_t row = t - at.hidden_lag(k);
+      streams.phase_if(extent.rows_with(at.hidden_margin(k)).contains(row),
+                       [&](Stream& stream) { stream.hidden_row(k, row); });
+    }
     const int64_t row = t - at.output_lag();
-    if (outputs.contains(row)) {
+    streams.phase_if(outputs.contains(row), [&](Stream& stream) {
       stream.output_row(row);
       if (at.coupled) stream.couple_row(row);
-      if (own.contains(row)) stream.parameter_gradients(at.L + 1, row, sums);
-    }
+      if (own.contains(row)) stream.parameter_gradients(at.L + 1, row, sums[stream.part.index]);
+    });
     for (int m = 1; m <= at.L; ++m) {
       const int64_t gradient_row = t - at.gradient_lag(m);
-      if (!stream.rows_with(at.gradient_margin(m)).contains(gradient_row)) continue;
-      stream.gradient_row(m, gradient_row);
-      if (own.contains(gradient_row)) stream.parameter_gradients(at.L + 1 - m, gradient_row, sums);
+      streams.phase_if(extent.rows_with(at.gradient_margin(m)).contains(gradient_row), [&](Stream& stream) {
+        stream.gradient_row(m, gradient_row);
+        if (own.contains(gradient_row)) stream.parameter_gradients(at.L + 1 - m, gradient_row, sums[stream.part.index]);
+      });
     }
-    if (own.contains(t - at.grad_x_lag())) stream.grad_x_row(t - at.grad_x_lag());
+    const int64_t last_row = t - at.grad_x_lag();
+    streams.phase_if(own.contains(last_row), [&](Stream& stream) { stream.grad_x_row(last_row); });
   }
 }
 

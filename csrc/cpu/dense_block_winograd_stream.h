@@ -32,21 +32,24 @@ struct WinogradStream {
   const Extent extent;
   const int L;
   const int64_t first_column, tiles, pixels;
+  Part part;
   Arena<T> arena;
   TiledRing<T> state[dense::kMaxSources];     // x, h_1 .. h_L
   TiledRing<T> gradient[dense::kMaxSources];  // grad_y, then the masked gradients of h_L .. h_1
   // One flag a pixel: whether x (0), whether an output of level j can differ from 0 at all. Kept for as many levels
   // as come before the first bias that is not 0; behind that, all can.
   Ring<T> alive[dense::kMaxSources + 1];
-  int flagged = 0;          // levels 1 .. flagged have flags
-  T* zeros;                 // a row of pixels outside the image
+  int flagged = 0;  // levels 1 .. flagged have flags
+  Ring<T> zeros;    // a row of pixels outside the image
+  // Of each part:
+  int64_t own_tiles;
   T* products;              // [f][tile][width] of one row of tiles
   T* transformed_gradient;  // [f][tile][width] of one row of tiles
   T* scratch;               // four rows of the output level in pixel-major order
-  T* output = nullptr;      // with a coupling: rows of h [out_channels][4][pixels]
-  T* couple_room = nullptr;
+  T* output;                // with a coupling: rows of h [out_channels][4][pixels]
+  T* couple_room;
 
-  WinogradStream(const dense::Job<T>& job_, const dense::Tile& tile, bool backward, T* workspace)
+  WinogradStream(const dense::Job<T>& job_, const dense::Tile& tile, bool backward, int index, int parts, T* workspace)
       : job(job_),
         schedule{job.net.hidden, backward, backward && job.coupling.walk != CouplingWalk::kNone},
         extent{tile, job.height, job.width, kRow},
@@ -54,36 +57,68 @@ struct WinogradStream {
         first_column(extent.columns_with(schedule.x_margin()).begin),
         tiles(tiles_of(extent.columns_with(schedule.x_margin()).end - first_column)),
         pixels(tiles * kTile + 2),
-        arena{workspace} {
+        part{index,
+             parts,
+             first_column,
+             tiles,
+             kTile,
+             rows_with(schedule.x_margin()).begin,
+             rows_with(schedule.grad_y_margin()).begin},
+        arena{workspace},
+        own_tiles(Part::widest(tiles, parts, 1)) {
     const auto make = [&](const dense::Net<T>& net, int s, int64_t pixel_rows, int first, int last) {
       TiledRing<T> ring;
       ring.pixels = Ring<T>(arena, kRow * pixel_rows, pixels, s == 0 ? net.in_width : net.width);
       ring.channels = dense::source_channels(net, s);
-      ring.plane = plane_elements(tiles, ring.channels);
+      ring.plane = plane_elements(own_tiles, ring.channels);
       ring.rows = last - first + 1;
-      ring.tiles = arena.take(ring.rows * kFrequencies * ring.plane);
       return ring;
     };
+    // Three rows of pixels are read at once; what is loaded comes one row earlier.
     for (int j = 0; j <= L; ++j) {
       const int masks = j > 0 ? schedule.last_mask_use(j) - schedule.hidden_lag(j) + 1 : 0;
-      state[j] =
-          make(job.net, j, Schedule::at_least(3, masks), schedule.first_state_use(j), schedule.last_state_use(j));
+      state[j] = make(job.net, j, Schedule::at_least(j > 0 ? 3 : 4, masks), schedule.first_state_use(j),
+                      schedule.last_state_use(j));
     }
     while (flagged <= L && zero_bias(flagged)) ++flagged;
-    for (int k = 0; k <= flagged; ++k) alive[k] = Ring<T>(arena, kRow * 3, pixels, 1);
+    for (int k = 0; k <= flagged; ++k) alive[k] = Ring<T>(arena, kRow * (k > 0 ? 3 : 4), pixels, 1);
     for (int m = 0; backward && m <= L; ++m)
-      gradient[m] = make(job.gradient, m, 3, schedule.first_gradient_use(m), schedule.last_gradient_use());
+      gradient[m] = make(job.gradient, m, m > 0 ? 3 : 4, schedule.first_gradient_use(m), schedule.last_gradient_use());
     const int width = Schedule::at_least(job.net.width, Schedule::at_least(job.net.in_width, job.net.out_width));
-    zeros = arena.take(pixels * width);
-    for (int64_t i = 0; workspace && i < pixels * width; ++i) zeros[i] = T(0);
-    products = arena.take(kFrequencies * plane_elements(tiles, width));
-    transformed_gradient = arena.take(backward ? kFrequencies * plane_elements(tiles, width) : 0);
-    scratch = arena.take(kRow * pixels * width);
-    if (!schedule.coupled) return;
-    output = arena.take(kRow * pixels * job.net.out_channels);
-    couple_room = arena.take(couple_scratch<T>(pixels));
+    zeros = Ring<T>(arena, 1, pixels, width);
+    for (int i = 0; i < parts; ++i) {
+      const auto take_tiles = [&](TiledRing<T>& ring) {
+        T* own = arena.take(ring.rows * kFrequencies * ring.plane);
+        if (i == index) ring.tiles = own;
+      };
+      for (int j = 0; j <= L; ++j) {
+        take_tiles(state[j]);
+        if (backward) take_tiles(gradient[j]);
+      }
+      T* own_products = arena.take(kFrequencies * plane_elements(own_tiles, width));
+      T* own_gradient = arena.take(backward ? kFrequencies * plane_elements(own_tiles, width) : 0);
+      T* own_scratch = arena.take(kRow * own_pixels() * width);
+      T* own_output = arena.take(schedule.coupled ? kRow * own_pixels() * job.net.out_channels : 0);
+      T* own_room = arena.take(schedule.coupled ? couple_scratch<T>(own_pixels()) : 0);
+      if (i != index) continue;
+      products = own_products;
+      transformed_gradient = own_gradient;
+      scratch = own_scratch;
+      output = own_output;
+      couple_room = own_room;
+    }
   }
 
+  void clear() const {
+    for (int j = 0; j <= L; ++j) {
+      state[j].pixels.clear(part);
+      if (schedule.backward) gradient[j].pixels.clear(part);
+    }
+    for (int k = 0; k <= flagged; ++k) alive[k].clear(part);
+    zeros.clear(part);
+  }
+
+  int64_t own_pixels() const { return own_tiles * kTile; }
   // Whether all biases of level k are 0; x (0) has none. Where biases are not known yet, they count as 0.
   bool zero_bias(int k) const {
     for (int o = 0; job.net.bias[k] && o < dense::bias_elements(job.net, k); ++o)
@@ -97,23 +132,29 @@ struct WinogradStream {
     return ring.row(y) + (column - first_column + 1) * ring.channels;
   }
   int64_t tile_offset(const TiledRing<T>& ring, int64_t column) const {
-    return (column - first_column) / kTile * ring.channels;
+    return (column - part.border(part.index)) / kTile * ring.channels;
   }
 
   void load(const TiledRing<T>& ring, const T* image, int channels, int64_t row, const Range& columns) const {
     for (int64_t y = row * kRow; y < row * kRow + pixel_rows(row); ++y)
       load_pixels(image, channels, extent, y, columns, at(ring.pixels, y, columns.begin), ring.pixels.channels);
   }
-  void load_x(int64_t row) const {
-    const Range columns = extent.columns_with(schedule.x_margin());
-    load(state[0], job.x + extent.tile.image * job.x_batch_stride, job.net.in_channels, row, columns);
-    for (int64_t y = row * kRow; y < row * kRow + pixel_rows(row); ++y)
-      mark_nonzero(at(state[0].pixels, y, columns.begin), columns.end - columns.begin, job.net.in_width,
-                   at(alive[0], y, columns.begin));
+  // Rows up to and with `last`, as far as the tile reaches.
+  void load_x_until(int64_t last) {
+    const Range columns = part.of(extent.columns_with(schedule.x_margin()));
+    for (; part.next_x < rows_with(schedule.x_margin()).end && part.next_x <= last; ++part.next_x) {
+      const int64_t row = part.next_x;
+      load(state[0], job.x + extent.tile.image * job.x_batch_stride, job.net.in_channels, row, columns);
+      for (int64_t y = row * kRow; y < row * kRow + pixel_rows(row); ++y)
+        mark_nonzero(at(state[0].pixels, y, columns.begin), columns.end - columns.begin, job.net.in_width,
+                     at(alive[0], y, columns.begin));
+    }
   }
-  void load_grad_y(int64_t row) const {
-    load(gradient[0], job.grad_y + extent.tile.image * job.grad_y_batch_stride, job.net.out_channels, row,
-         extent.columns_with(schedule.grad_y_margin()));
+  void load_grad_y_until(int64_t last) {
+    const Range columns = part.of(extent.columns_with(schedule.grad_y_margin()));
+    for (; part.next_grad < rows_with(schedule.grad_y_margin()).end && part.next_grad <= last; ++part.next_grad)
+      load(gradient[0], job.grad_y + extent.tile.image * job.grad_y_batch_stride, job.net.out_channels, part.next_grad,
+           columns);
   }
 
   // The transform of a source's row, over the columns of the level that needs it first.
@@ -121,7 +162,7 @@ struct WinogradStream {
     const T* rows[kPoints];
     for (int i = 0; i < kPoints; ++i) {
       const int64_t y = row * kRow - 1 + i;
-      rows[i] = y < 0 || y >= job.height ? zeros : at(ring.pixels, y, columns.begin - 1);
+      rows[i] = y < 0 || y >= job.height ? zeros.base : at(ring.pixels, y, columns.begin - 1);
     }
     transform_input(rows, tiles_of(columns.end - columns.begin), int(ring.pixels.channels), ring.channels,
                     ring.tile_row(row) + tile_offset(ring, columns.begin), ring.plane);
@@ -153,13 +194,13 @@ struct WinogradStream {
              const TileTarget<T>& to) const {
     const int64_t count = columns.end - columns.begin;
     const int width = dense::level_width(net, k);
-    const int64_t plane = plane_elements(tiles, width);
+    const int64_t plane = plane_elements(own_tiles, width);
     level_products(net, k, tile_rows(rings, k, row, columns.begin), tiles_of(count), products, plane);
     transform_output(products, plane, count, width, to);
   }
   void ring_level(const dense::Net<T>& net, const TiledRing<T>* rings, int k, int64_t row, int margin,
                   const Ring<T>* mask) const {
-    const Range columns = extent.columns_with(margin);
+    const Range columns = part.of(extent.columns_with(margin));
     transform(rings[k - 1], row, columns);
     TileTarget<T> to = {};
     to.bias = net.bias[k];
@@ -178,16 +219,16 @@ struct WinogradStream {
   }
 
   // A row of the output level: channel q of the first of `columns` at to[q * channel_stride + i * row_stride].
-  void output_level(const dense::Net<T>& net, const TiledRing<T>* rings, bool flagged, int64_t row,
-                    const Range& columns, T* to, int64_t channel_stride, int64_t row_stride) const {
+  void output_level(const dense::Net<T>& net, const TiledRing<T>* rings, bool known, int64_t row, const Range& columns,
+                    T* to, int64_t channel_stride, int64_t row_stride) const {
     transform(rings[L], row, columns);
     const int64_t count = columns.end - columns.begin;
     const int rows = int(pixel_rows(row));
     TileTarget<T> target = {};
-    if (flagged) alive_rows(L + 1, row, columns, target.alive);
+    if (known) alive_rows(L + 1, row, columns, target.alive);
     if (net.out_dot) {
       const TileRows<T> sources = tile_rows(rings, L + 1, row, columns.begin);
-      const int64_t plane = plane_elements(tiles, kLanes<T>);
+      const int64_t plane = plane_elements(own_tiles, kLanes<T>);
       for (int q = 0; q < net.out_channels; ++q) {
         dot_products(net, q, sources, tiles_of(count), products, plane);
         dot_outputs(products, plane, count, rows, target.alive, net.bias[L + 1][q], to + q * channel_stride,
@@ -196,32 +237,33 @@ struct WinogradStream {
       return;
     }
     target.bias = net.bias[L + 1];
-    for (int i = 0; i < rows; ++i) target.out[i] = scratch + i * pixels * net.out_width;
+    for (int i = 0; i < rows; ++i) target.out[i] = scratch + i * own_pixels() * net.out_width;
     level(net, rings, L + 1, row, columns, target);
     for (int q = 0; q < net.out_channels; ++q)
       for (int i = 0; i < rows; ++i)
         for (int64_t x = 0; x < count; ++x)
           to[q * channel_stride + i * row_stride + x] = target.out[i][x * net.out_width + q];
   }
-  void image_row(const dense::Net<T>& net, const TiledRing<T>* rings, bool flagged, int64_t row, T* image) const {
+  void image_row(const dense::Net<T>& net, const TiledRing<T>* rings, bool known, int64_t row, T* image) const {
     const int64_t plane = job.height * job.width;
-    T* to = image + extent.tile.image * net.out_channels * plane + row * kRow * job.width + extent.tile.col0;
-    output_level(net, rings, flagged, row, extent.columns_with(0), to, plane, job.width);
+    const Range columns = part.of(extent.columns_with(0));
+    T* to = image + extent.tile.image * net.out_channels * plane + row * kRow * job.width + columns.begin;
+    output_level(net, rings, known, row, columns, to, plane, job.width);
   }
   void output_row(int64_t row) const {
     if (schedule.coupled)
-      output_level(job.net, state, true, row, extent.columns_with(schedule.output_margin()), output, kRow * pixels,
-                   pixels);
+      output_level(job.net, state, true, row, part.of(extent.columns_with(schedule.output_margin())), output,
+                   kRow * own_pixels(), own_pixels());
     else
       image_row(job.net, state, true, row, job.y);
   }
   void grad_x_row(int64_t row) const { image_row(job.gradient, gradient, false, row, job.grad_x); }
 
   void couple_row(int64_t row) const {
-    const Range columns = extent.columns_with(schedule.output_margin());
+    const Range columns = part.of(extent.columns_with(schedule.output_margin()));
     for (int i = 0; i < pixel_rows(row); ++i)
       IVAN_ISA::couple_row(job.coupling, extent.tile.image, job.net.out_channels, extent, row * kRow + i, columns,
-                           rows_with(0).contains(row), output + i * pixels, kRow * pixels,
+                           rows_with(0).contains(row), output + i * own_pixels(), kRow * own_pixels(),
                            at(gradient[0].pixels, row * kRow + i, columns.begin), gradient[0].pixels.channels,
                            couple_room);
   }
@@ -229,11 +271,11 @@ struct WinogradStream {
   // Parameter gradients of hidden level k from its masked gradient, of the output level from grad_y.
   void parameter_gradients(int k, int64_t row, const dense::Accumulators<T>& sums) const {
     const Ring<T>& g = gradient[L + 1 - k].pixels;
-    const Range columns = extent.columns_with(0);
-    const int64_t count = columns.end - columns.begin, plane = plane_elements(tiles, g.channels);
+    const Range columns = part.of(extent.columns_with(0));
+    const int64_t count = columns.end - columns.begin, plane = plane_elements(own_tiles, g.channels);
     const T* rows[kTile];
     for (int i = 0; i < kTile; ++i) {
-      rows[i] = i < pixel_rows(row) ? at(g, row * kRow + i, columns.begin) : zeros;
+      rows[i] = i < pixel_rows(row) ? at(g, row * kRow + i, columns.begin) : zeros.base;
       if (i < pixel_rows(row))
         bias_gradient(rows[i], count, g.channels, dense::bias_elements(job.net, k), sums.bias[k]);
     }

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ivan import metrics
     from ivan.errors import InputError, IvanError, RunError
     from ivan.evaluation import evaluate
+    from ivan.fusion import decompose, fuse
     from ivan.inference import load_run, synthesize
     from ivan.losses import LOSS_RECIPES, bidirectional_loss
     from ivan.model import IVAN
@@ -29,8 +30,10 @@ _HOME: dict[str, str | None] = {
     "TrainConfig": "ivan.training",
     "VariableAugmentation": "ivan.variables",
     "bidirectional_loss": "ivan.losses",
+    "decompose": "ivan.fusion",
     "evaluate": "ivan.evaluation",
     "fit": "ivan.training",
+    "fuse": "ivan.fusion",
     "load_official": "ivan.official",
     "load_run": "ivan.inference",
     "metrics": None,
@@ -46,8 +49,10 @@ __all__ = [
     "TrainConfig",
     "VariableAugmentation",
     "bidirectional_loss",
+    "decompose",
     "evaluate",
     "fit",
+    "fuse",
     "load_official",
     "load_run",
     "metrics",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from ivan.training.config import TrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from ivan.data import Case, LoadedCase, Scale
     from ivan.model import IVAN
@@ -48,49 +49,87 @@ class Predictor:
         sources, targets = self.config.sources, self.config.targets
         return (targets, sources) if inverse else (sources, targets)
 
-    def predict(self, slices: np.ndarray, inverse: bool = False, advance: Any = None) -> np.ndarray:
-        """Predict all slices of a case.
+    def predict(
+        self, slices: np.ndarray, inverse: bool = False, span: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Predict slices of a case.
 
         Args:
-            slices: [S, M, H, W] float32, normalised as in training; M sources, or M targets for `inverse`.
+            slices: [S, M, H, W] float32, all slices of the case, normalised as in training; M sources, or M
+                targets for `inverse`.
             inverse: predict the sources from the targets.
-            advance: called with the number of slices done after each batch.
+            span: half-open range of slices to predict (default: all); a network with context looks beyond it.
 
         Returns:
-            [S, K, H, W] float32 in normalised units; values below 0 are set to 0 for modalities whose
-            training images had none (magnitude images: there the scale's `low` is 0).
+            [K, P, H, W] float32 of P modalities in normalised units; values below 0 are set to 0 for
+            modalities whose training images had none (magnitude images: there the scale's `low` is 0).
+        """
+        return self.predict_states(slices, inverse, span)[0]
+
+    def predict_states(
+        self,
+        slices: np.ndarray,
+        inverse: bool = False,
+        span: tuple[int, int] | None = None,
+        look: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """`predict`, and something made of the network's whole output.
+
+        Args:
+            look: called for each batch with the modalities given, the network's input and its output,
+                `[B, M', H, W]` and twice `[B, C, H, W]`; its results `[B, any, H, W]` are joined.
         """
         import numpy as np
         import torch
 
+        from ivan.data.context import with_context
+
         aug, device = self.aug, next(self.model.parameters()).device
         names = self.modalities(inverse)[1]
         height, width = slices.shape[2:]
+        first, end = span or (0, len(slices))
         batch = max(1, self.pixels // max(1, height * width))
-        result = np.empty((len(slices), len(names), height, width), np.float32)
+        result = np.empty((end - first, len(names), height, width), np.float32)
+        seen: list[np.ndarray] = []
         with torch.inference_mode():
-            for start in range(0, len(slices), batch):
-                given = torch.from_numpy(np.ascontiguousarray(slices[start : start + batch])).to(device)
+            for start in range(first, end, batch):
+                stop = min(start + batch, end)
+                chosen = with_context(slices, 0 if inverse else self.config.context, (start, stop))
+                given = torch.from_numpy(np.ascontiguousarray(chosen)).to(device)
                 if inverse:
-                    made = aug.collapse_sources(self.model.inverse(aug.augment_targets(given)))
+                    state = aug.augment_targets(given)
+                    output = self.model.inverse(state)
+                    made = aug.collapse_sources(output)[
+                        :, : len(names)
+                    ]  # the slice itself, not its neighbours
                 else:
-                    made = aug.collapse_targets(self.model(aug.augment_sources(given)))
-                result[start : start + batch] = made.float().cpu().numpy()
-                if advance:
-                    advance(len(given))
+                    state = aug.augment_sources(given)
+                    output = self.model(state)
+                    made = aug.collapse_targets(output)
+                result[start - first : stop - first] = made.float().cpu().numpy()
+                if look is not None:
+                    seen.append(look(given, state, output).float().cpu().numpy())
         for index, name in enumerate(names):
             if name not in self.scales or self.scales[name].low == 0:
                 np.maximum(result[:, index], 0, out=result[:, index])
-        return result
+        return result, np.concatenate(seen) if seen else None
 
     def load(self, case: Case, modalities: Sequence[str]) -> LoadedCase:
         """Read a case as the network was trained to see it."""
         from ivan.data import load_case
+        from ivan.data.context import check_volume
 
         config = self.config
-        return load_case(
-            case, modalities, plane=config.plane, normalise=config.normalise, percentile=config.percentile
+        loaded = load_case(
+            case,
+            modalities,
+            plane=config.plane,
+            normalise=config.normalise,
+            percentile=config.percentile,
+            luma=config.task == "fusion",
         )
+        check_volume(case.name, len(loaded.slices), config.context)
+        return loaded
 
 
 def load_run(run: str | Path, *, checkpoint: str = "", device: str = "cpu") -> tuple[Any, Any, TrainConfig]:
@@ -199,6 +238,7 @@ def synthesize(
     device: str = "auto",
     pixels: int = DEFAULT_PIXELS,
     threads: int = 0,
+    uncertainty: bool = False,
     progress: bool = True,
 ) -> list[Path]:
     """Synthesise the missing modalities of every case in a folder.
@@ -216,6 +256,7 @@ def synthesize(
         checkpoint, device: as in `load_run`.
         pixels: upper bound of the pixels of one batch.
         threads: CPU threads; 0 leaves PyTorch's choice.
+        uncertainty: write OUT/MODALITY_uncertainty/case too (`ivan.uncertainty`), in the image's units.
         progress: show a progress bar on a terminal and a line for each file elsewhere.
 
     Returns:
@@ -233,11 +274,15 @@ def synthesize(
         raise InputError(f"--pixels: {pixels} given, must be at least 1")
     set_threads(threads)
     predictor = load_predictor(run, checkpoint=checkpoint, device=device, pixels=pixels)
+    if predictor.config.task == "fusion":
+        raise InputError(
+            f"{run}: a run of fusion; use ivan fuse --run, and ivan fuse --run --inverse to decompose"
+        )
     cases = find(predictor.modalities(inverse)[0], data, roots)
     written: list[Path] = []
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:
-            _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse)
+            _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty)
             written += paths
             for path in paths:
                 say(f"wrote {path}")
@@ -245,7 +290,7 @@ def synthesize(
 
 
 def synthesize_case(
-    predictor: Predictor, case: Case, out: Path, *, inverse: bool = False
+    predictor: Predictor, case: Case, out: Path, *, inverse: bool = False, uncertainty: bool = False
 ) -> tuple[dict[str, Any], list[Path]]:
     """Synthesise one case and write its files.
 
@@ -255,12 +300,17 @@ def synthesize_case(
     import numpy as np
 
     from ivan.data import write_volume
+    from ivan.uncertainty import SUFFIX, predict_with_uncertainty
 
     given, names = predictor.modalities(inverse)
     loaded = predictor.load(case, given)
     for note in loaded.notes:
         warn(note)
-    predicted = predictor.predict(loaded.slices, inverse)
+    doubt = None
+    if uncertainty:
+        predicted, doubt = predict_with_uncertainty(predictor, loaded.slices, inverse)
+    else:
+        predicted = predictor.predict(loaded.slices, inverse)
     volumes, paths = {}, []
     suffix = output_suffix(case.files[given[0]])
     for index, name in enumerate(names):
@@ -275,6 +325,12 @@ def synthesize_case(
             values = np.clip(values, 0, 1)
         volumes[name] = loaded.to_volume(values)
         paths.append(write_volume(out / name / f"{case.name}{suffix}", volumes[name], loaded.reference))
+        if doubt is not None:
+            scale = predictor.scales.get(name)
+            doubts = doubt[:, index] * (scale.high - scale.low if scale else 1)
+            doubts = np.clip(doubts, 0, 1) if suffix == ".png" else doubts
+            path = out / f"{name}{SUFFIX}" / f"{case.name}{suffix}"
+            paths.append(write_volume(path, loaded.to_volume(doubts), loaded.reference))
     return volumes, paths
 
 

@@ -62,6 +62,7 @@ def bidirectional_loss(
     generator: torch.Generator | None = None,
     source_inputs: Tensor | None = None,
     target_inputs: Tensor | None = None,
+    ssim_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """``weight * |f(X) - Y| + |f^-1(Z) - X|`` with X, Y the augmented sources and targets.
 
@@ -86,16 +87,21 @@ def bidirectional_loss(
         source_inputs: ``[B, N, H, W]``: what f starts from, if not `sources`, which the reverse term is still
             compared with. Sources with changed brightness teach f to ignore it.
         target_inputs: ``[B, M, H, W]``: the same for f^-1 where it starts from the targets.
+        ssim_weight: adds ``ssim_weight * (weight * (1 - SSIM) + (1 - SSIM))`` of both directions' predictions
+            (means over copies; variant ``wang``, data range 1), finite, at least 0; slices then need 11x11
+            pixels.
 
     Returns:
         Scalars ``total``, ``forward`` and ``reverse``, all with a graph; the last two without the weight.
+        With `ssim_weight` also ``ssim_forward`` and ``ssim_reverse``, mean SSIM.
 
     Raises:
         InputError: an unknown option, a bad weight, or shapes that do not fit `aug` or each other.
     """
     options = loss_options(recipe, reverse_from, supervise, norm)
-    if not (math.isfinite(weight) and weight >= 0):
-        raise InputError(f"weight: {weight}; expected a finite number, at least 0")
+    for name, value in (("weight", weight), ("ssim_weight", ssim_weight)):
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name}: {value}; expected a finite number, at least 0")
     if sources.shape[0] != targets.shape[0] or sources.shape[2:] != targets.shape[2:]:
         raise InputError(
             f"targets: shape {tuple(targets.shape)}; expected the batch, height and width of the sources, "
@@ -119,7 +125,27 @@ def bidirectional_loss(
     else:
         forward = _distance(prediction, y, options["norm"], aug.target_weights())
         reverse = _distance(reconstruction, x, options["norm"], aug.source_weights())
-    return {"total": weight * forward + reverse, "forward": forward, "reverse": reverse}
+    parts = {"total": weight * forward + reverse, "forward": forward, "reverse": reverse}
+    if ssim_weight:
+        there = mean_ssim(aug.collapse_targets(prediction), targets)
+        back = mean_ssim(aug.collapse_sources(reconstruction), sources)
+        parts["total"] = parts["total"] + ssim_weight * (weight * (1 - there) + (1 - back))
+        parts |= {"ssim_forward": there, "ssim_reverse": back}
+    return parts
+
+
+def mean_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean SSIM (variant ``wang``, data range 1) of ``[B, M, H, W]`` in about [0, 1]: a scalar with a graph.
+
+    Raises:
+        InputError: slices below 11x11, its window.
+    """
+    from ivan.metrics.pixelwise import ssim_map
+
+    if min(a.shape[2:]) < 11:
+        found = "x".join(map(str, a.shape[2:]))
+        raise InputError(f"ssim_weight: slices of {found} pixels; SSIM needs at least 11x11")
+    return ssim_map(a.flatten(0, 1), b.flatten(0, 1), 1.0, "wang").mean()
 
 
 def _distance(a: Tensor, b: Tensor, norm: str, weights: tuple[float, ...] | None = None) -> Tensor:

@@ -13,6 +13,11 @@ from ivan_fast.reversible import ReversibleSequential
 _PLAIN_BLOCKS = 8
 
 
+def default_last_scale(blocks: int) -> float:
+    """What the last convolution of every dense block is multiplied by at the start, by default."""
+    return min(1.0, _PLAIN_BLOCKS / blocks)
+
+
 class IVAN(nn.Module):
     """Invertible and variable augmented network (Wang et al., IEEE JBHI 27(6), 2023).
 
@@ -56,7 +61,7 @@ class IVAN(nn.Module):
     ) -> None:
         super().__init__()
         if last_scale is None:
-            last_scale = min(1.0, _PLAIN_BLOCKS / blocks) if isinstance(blocks, int) and blocks > 0 else 1.0
+            last_scale = default_last_scale(blocks) if isinstance(blocks, int) and blocks > 0 else 1.0
         if not 0 < last_scale < float("inf"):
             raise InputError(f"IVAN: last_scale is {last_scale!r}, expected a positive number")
         for name, value, low, high in (

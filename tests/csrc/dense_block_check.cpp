@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "ivan_fast/dense_block.h"
@@ -18,6 +19,19 @@ using ivan_fast::DenseBlockShape;
 void one_by_one(int64_t count, void (*body)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < count; ++i) body(i, context);
 }
+
+void all_at_once(int64_t count, void (*body)(int64_t, void*), void* context) {
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < count; ++i) threads.emplace_back(body, i, context);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Threads of a team really beside each other, or, as in a nested parallel loop, one after the other.
+struct Way {
+  int threads;
+  ivan_fast::cpu::ParallelFor parallel_for;
+};
+const Way kWays[] = {{1, one_by_one}, {3, one_by_one}, {3, all_at_once}};
 
 template <typename T>
 struct Call {
@@ -83,13 +97,13 @@ bool check_walk(Call<T>& call, const DenseBlockShape& shape, const std::vector<T
   c.out = out.data();
   c.grad_state = grad_state.data();
   bool right = true;
-  for (const int threads : {1, 3})
+  for (const auto [threads, parallel_for] : kWays)
     for (const size_t workspace : {size_t{1} << 26, size_t{1}})
       for (const ivan_fast::CouplingWalk walk :
            {ivan_fast::CouplingWalk::kForward, ivan_fast::CouplingWalk::kInverse}) {
         ivan_fast::cpu::set_dense_block_workspace(workspace);
         c.walk = walk;
-        ivan_fast::cpu::dense_block_backward(call.params, threads, one_by_one);
+        ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
         if (walk == ivan_fast::CouplingWalk::kForward) continue;
         for (size_t i = 0; i < h.size(); ++i) {
           const double s = 0.8 * std::tanh(double(h[i]) / 2), expected = double(state[i]) * std::exp(s);
@@ -106,14 +120,14 @@ bool check(const DenseBlockShape& shape, bool winograd, DenseBlockRounding round
   call.params.forward.winograd = winograd;
   call.params.forward.rounding = rounding;
   std::vector<T> first;
-  for (const int threads : {1, 3})
+  for (const auto [threads, parallel_for] : kWays)
     for (const size_t workspace : {size_t{1} << 26, size_t{1}}) {
       ivan_fast::cpu::set_dense_block_workspace(workspace);
-      ivan_fast::cpu::dense_block_forward(call.params.forward, threads, one_by_one);
+      ivan_fast::cpu::dense_block_forward(call.params.forward, threads, parallel_for);
       const std::vector<T> forward = call.y;
       if (first.empty()) first = forward;
       call.y.assign(call.y.size(), T(0));
-      ivan_fast::cpu::dense_block_backward(call.params, threads, one_by_one);
+      ivan_fast::cpu::dense_block_backward(call.params, threads, parallel_for);
       if (call.y != forward || forward != first) return false;
     }
   return check_walk<float>(call, shape, first) && check_walk<double>(call, shape, first);

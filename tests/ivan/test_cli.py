@@ -22,7 +22,7 @@ def plain(text: str) -> str:
     return "\n".join(line.plain for line in AnsiDecoder().decode(text))
 
 
-@pytest.mark.parametrize("command", ["", "demo", "train", "synthesize", "evaluate", "test", "info"])
+@pytest.mark.parametrize("command", ["", "demo", "train", "synthesize", "evaluate", "fuse", "test", "info"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ivan([*command.split(), "--help"]) == 0
     assert "Usage: ivan" in plain(capsys.readouterr().out)

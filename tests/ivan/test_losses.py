@@ -204,3 +204,30 @@ def test_changed_inputs_are_compared_with_unchanged_images():
     reverse = distance(model.inverse(aug.augment_targets(bright)), aug.augment_sources(x), "l2")
     torch.testing.assert_close(parts["forward"], forward)
     torch.testing.assert_close(parts["reverse"], reverse)
+
+
+def test_ssim_term_by_hand_and_its_gradient():
+    from ivan.metrics import ssim
+
+    torch.manual_seed(3)
+    model = ivan.IVAN(blocks=1, growth=4).double()
+    aug = ivan.VariableAugmentation(1, 1)
+    x, y = torch.rand(2, 1, 12, 13, dtype=torch.float64), torch.rand(2, 1, 12, 13, dtype=torch.float64)
+    plain = ivan.bidirectional_loss(model, x, y, aug, weight=2.0)
+    parts = ivan.bidirectional_loss(model, x, y, aug, weight=2.0, ssim_weight=0.3)
+    with torch.no_grad():
+        made = aug.collapse_targets(model(aug.augment_sources(x)))
+        back = aug.collapse_sources(model.inverse(aug.augment_targets(y)))
+    there = ssim(y, made, data_range=1.0).mean()
+    assert parts["ssim_forward"].item() == pytest.approx(float(there), abs=1e-9)
+    assert parts["ssim_reverse"].item() == pytest.approx(
+        float(ssim(x, back, data_range=1.0).mean()), abs=1e-9
+    )
+    expected = plain["total"] + 0.3 * (2 * (1 - parts["ssim_forward"]) + 1 - parts["ssim_reverse"])
+    assert torch.allclose(parts["total"], expected)
+    (parts["total"] - plain["total"]).backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    with pytest.raises(InputError, match="11x11"):
+        ivan.bidirectional_loss(model, x[..., :9], y[..., :9], aug, ssim_weight=0.1)
+    with pytest.raises(InputError, match="ssim_weight"):
+        ivan.bidirectional_loss(model, x, y, aug, ssim_weight=-1.0)

@@ -153,8 +153,6 @@ def test_fusion_of_a_volume_skips_slices_without_sources():
     for name, value in result.items():
         assert value == pytest.approx(np.mean([s[name] for s in singles]), abs=1e-12), name
     assert metrics.q_w(a, b, f, axis=0) == pytest.approx(result["q_w"])
-    with pytest.raises(InputError, match="batch"):
-        metrics.fusion_metrics(a[None], b[None], f[None])
     with pytest.raises(InputError, match="empty"):
         metrics.fusion_metrics(a[1:2], b[1:2], f[1:2], axis=0)
 

@@ -112,4 +112,6 @@ def train_in_parallel(rank: int, folder: str) -> None:
         for _ in range(2):  # accumulates
             parallel(x[rank : rank + 1]).square().mean().backward()
         torch.save(parameter_gradients(chain), os.path.join(folder, f"{memory}-{rank}.pt"))
+        del parallel
+    dist.barrier()  # gloo aborts now and then if one process leaves while the other is still connected
     dist.destroy_process_group()

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from ivan.cli.benchmark import benchmark
 from ivan.cli.demo import demo
 from ivan.cli.evaluate import evaluate
+from ivan.cli.fuse import fuse
 from ivan.cli.info import info
 from ivan.cli.synthesize import synthesize
 from ivan.cli.test import run_test
@@ -58,5 +60,7 @@ app.command(rich_help_panel="Main")(demo)
 app.command(rich_help_panel="Main")(train)
 app.command(rich_help_panel="Main")(synthesize)
 app.command(rich_help_panel="Main")(evaluate)
+app.command(rich_help_panel="Main")(fuse)
 app.command("test", rich_help_panel="Other")(run_test)
 app.command(rich_help_panel="Other")(info)
+app.command(rich_help_panel="Other")(benchmark)

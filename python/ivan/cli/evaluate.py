@@ -39,6 +39,12 @@ def evaluate(
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.", rich_help_panel=_RUN)
     ] = "auto",
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="How the run's own uncertainty ranks its errors.", rich_help_panel=_RUN
+        ),
+    ] = False,
     prediction: Annotated[
         str, _text("Folder of synthesised images, as ivan synthesize writes it.", _FILES)
     ] = "",
@@ -68,6 +74,9 @@ def evaluate(
         str,
         typer.Option(metavar="wang|uniform7|notes", help="Variant of SSIM, or the formulas of the notes."),
     ] = "wang",
+    lesions: Annotated[
+        str, _text("Lesion masks, named as a modality: errors inside them beside the brain.", metavar="NAME")
+    ] = "",
     out: Annotated[
         str,
         _text("Folder for metrics.json, metrics.csv, report.html (default: RUN or PREDICTION/evaluation)."),
@@ -104,6 +113,8 @@ def evaluate(
         slices=parse_slices(slices),
         mask=mask,
         variant=variant,
+        lesions=lesions,
+        uncertainty=uncertainty,
         out=target,
         progress=not quiet,
     )
@@ -133,11 +144,16 @@ def show(result: Evaluation) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=160)
     table = Table("case", "direction", "target")
-    for _, label, unit, _ in COLUMNS:
+    protocols = result.protocols()
+    columns = [column for column in COLUMNS if column[0] in protocols]
+    for _, label, unit, _ in columns:
         table.add_column(f"{label} {unit}".strip(), justify="right")
 
     def cells(values: dict[str, float]) -> list[str]:
-        return [f"{values[key]:.2f}" if unit == "dB" else f"{values[key]:.4f}" for key, _, unit, _ in COLUMNS]
+        return [
+            "-" if key not in values else f"{values[key]:.2f}" if unit == "dB" else f"{values[key]:.4f}"
+            for key, _, unit, _ in columns
+        ]
 
     for row in result.cases:
         table.add_row(
@@ -153,6 +169,6 @@ def show(result: Evaluation) -> None:
             table.add_row(name, str(mean["direction"]), str(mean["target"]), *cells(mean["values"]))
     console.print(table)
     console.print("; ".join(f"{name}: {value}" for name, value in result.protocol.items()), markup=False)
-    for key, label, _, better in COLUMNS:
+    for key, label, _, better in columns:
         if better:
-            console.print(f"{label}: {result.cases[0].protocol[key]}", markup=False)
+            console.print(f"{label}: {protocols[key]}", markup=False)

@@ -16,7 +16,10 @@ PANEL = "Short form of the public code"
 Task = Annotated[
     Optional[str],  # noqa: UP045 - Typer evaluates it on Python 3.10 too
     typer.Option(
-        "--task", metavar="1to1|2to1|1to2", rich_help_panel=PANEL, help="Sources to targets, in numbers."
+        "--task",
+        metavar="1to1|2to1|1to2|fusion",
+        rich_help_panel=PANEL,
+        help="Sources to targets, in numbers; or fusion: two sources in one image.",
     ),
 ]
 OutPath = Annotated[
@@ -45,7 +48,7 @@ def task_counts(task: str) -> tuple[int, int]:
     """(sources, targets) of "2to1". Raises InputError."""
     match = re.fullmatch(r"([1-9])to([1-9])", task)
     if not match:
-        raise InputError(f"--task: '{task}' given, expected NtoM such as 1to1 or 2to1")
+        raise InputError(f"--task: '{task}' given, expected NtoM such as 1to1 or 2to1, or fusion")
     return int(match[1]), int(match[2])
 
 
@@ -78,7 +81,13 @@ def expand(
         if folders:
             raise InputError("--root1: needs --task to tell sources from targets, for example --task 1to1")
         return settings
-    count, targets = task_counts(task)
+    fusion = task == "fusion"
+    if fusion:
+        settings["task"] = task
+        labels = len(settings.get("targets", ()))
+        count, targets = 2, max(labels, len(folders) - 2) if folders else labels
+    else:
+        count, targets = task_counts(task)
     if folders:
         if len(folders) != count + targets:
             raise InputError(
@@ -91,9 +100,10 @@ def expand(
             )
         settings["roots"] = dict(zip(names, folders, strict=True))
         settings.setdefault("sources", tuple(names[:count]))
-        settings.setdefault("targets", tuple(names[count:]))
+        if names[count:]:
+            settings.setdefault("targets", tuple(names[count:]))
     given = (len(settings.get("sources", ())), len(settings.get("targets", ())))
-    if given != (count, targets) and given != (0, 0):
+    if not fusion and given != (count, targets) and given != (0, 0):
         raise InputError(
             f"--task: {task} given, but --from and --to name {given[0]} and {given[1]} modalities"
         )

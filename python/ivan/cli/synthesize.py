@@ -24,6 +24,12 @@ def synthesize(
         int, typer.Option(metavar="N", help="Largest batch in pixels; less needs less memory.")
     ] = 1 << 18,
     threads: Annotated[int, typer.Option(metavar="N", help="CPU threads; 0: as PyTorch chooses.")] = 0,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty", help="Also write OUT/MODALITY_uncertainty/case: where to doubt the result."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Synthesise the missing modalities of every case in a folder.
@@ -48,5 +54,6 @@ def synthesize(
         device=device,
         pixels=pixels,
         threads=threads,
+        uncertainty=uncertainty,
         progress=not quiet,
     )

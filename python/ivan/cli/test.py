@@ -53,6 +53,10 @@ def run_test(
     """
     if task is None or out_path is None:
         raise InputError("--task, --out_path: both are needed, as in 'ivan test --task 1to1 --out_path EXP'")
+    if task == "fusion":
+        raise InputError(
+            "--task: fusion given; measure a fusion run with 'ivan fuse --run RUN --data DIR --out OUT'"
+        )
     given: dict[str, Any] = {"sources": tuple(sources or ()), "targets": tuple(targets or ())}
     settings = {name: value for name, value in given.items() if value}
     if data:

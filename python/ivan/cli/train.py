@@ -10,7 +10,7 @@ from ivan.cli import shortform
 from ivan.cli.options import with_train_options
 
 
-@with_train_options()
+@with_train_options(leave_out=("task",))
 def train(
     *,
     settings: dict[str, Any],
@@ -40,6 +40,8 @@ def train(
       ivan train --data DATA --from T1 --from PD --to T2 --out RUN --epochs 100 --precision bf16-mixed
 
       ivan train --resume --out RUN
+
+      ivan train --task fusion --data DATA --from MRI --from CT --out RUN
 
       ivan train --task 1to1 --root1 DATA/T1 --root2 DATA/T2 --out_path EXP
     """

@@ -12,6 +12,7 @@ import torch
 
 from ivan.data.augment import Augmentation
 from ivan.data.cache import CachedCase, check_memory, decode, decode_on_disk, default_memory_limit
+from ivan.data.context import check_volume, neighbours
 from ivan.data.normalise import Scale
 from ivan.data.split import CaseRange
 from ivan.errors import InputError
@@ -26,7 +27,9 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
     Items are `{"source": [N, H, W] float32, "target": [M, H, W] float32, "case": str, "slice": int}`:
     normalised slices, upright as `ivan.data.volume_to_slices` says; `slice` counts along the plane's RAS
     axis. Where the augmentation changes inputs only, `"source_input"` and `"target_input"` of the same shapes
-    are what the forward and the reverse direction start from.
+    are what the forward and the reverse direction start from. With `context` K the sources are followed by
+    those of the neighbouring slices, `[N (2K + 1), H, W]` (`ivan.data.context`), also from beyond a range's
+    ends.
 
     For training, nearly empty slices are left out and slices are augmented and cropped; otherwise every
     slice of the ranges comes as it is. An item depends on (seed, epoch, index) alone, not on workers or on
@@ -41,7 +44,10 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         sources: source modalities, in order; the first gives the grid.
         targets: target modalities, in order; may be empty.
         training: whether to skip empty slices, augment and crop.
-        plane, normalise, percentile: see `ivan.data.load_case`.
+        plane, normalise, percentile, luma: see `ivan.data.load_case`.
+        context: K, slices on each side whose sources are given too.
+        derive: computes the targets from the sources of the whole slice, `[N, H, W]` to `[M, H, W]` (fusion
+            without labels); the targets' own files are then not read.
         augmentation: training only; None for none.
         min_foreground: training only; a slice is kept where at least this share of its pixels is foreground,
             that is, exceeds 5 % of its scale in one of the sources.
@@ -75,6 +81,9 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         plane: str = "axial",
         normalise: str = "percentile",
         percentile: float = 99.5,
+        luma: bool = False,
+        context: int = 0,
+        derive: Callable[[np.ndarray], np.ndarray] | None = None,
         augmentation: Augmentation | None = None,
         min_foreground: float = 0.02,
         crop_foreground: bool = False,
@@ -106,17 +115,20 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self._patch = patch if training else None
         self._min_foreground = min_foreground if training else 0.0
         self._crop = crop_foreground and training
-        self._modalities = list(dict.fromkeys([*sources, *targets]))
+        self.context, self._derive = context, derive
+        self._modalities = list(dict.fromkeys([*sources, *(() if derive else targets)]))
         self._source_channels = [self._modalities.index(m) for m in self.sources]
-        self._target_channels = [self._modalities.index(m) for m in self.targets]
+        self._target_channels = [] if derive else [self._modalities.index(m) for m in self.targets]
         self._blocks: list[np.ndarray] = []  # per range: [K, M, H, W], in memory or mapped
         self._mapped: list[tuple[Path, tuple[slice, ...]] | None] = []
-        self._items: list[tuple[int, int]] = []  # (block, position in it)
+        self._items: list[tuple[int, np.ndarray]] = []  # (block, positions in it: the slice, its neighbours)
         if self._augmentation is not None:
             self._augmentation.prepare()
         # In shared memory: a worker that lives through several epochs sees the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         options = {"plane": plane, "normalise": normalise, "percentile": percentile}
+        if luma:
+            options["luma"] = luma
         limit = default_memory_limit() if memory_limit is None else memory_limit
         self._load(
             ranges, options, Path(cache_dir) if cache == "disk" and cache_dir else None, limit, on_case
@@ -141,6 +153,7 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 decoded = decode(case, self._modalities, self.sources, options)
             else:
                 decoded = decode_on_disk(case, self._modalities, self.sources, options, folder)
+            check_volume(name, len(decoded.slices), self.context)
             self.scales[name] = decoded.scales
             self.notes += [f"{name}: {note}" for note in decoded.notes]
             for item in items:
@@ -173,14 +186,17 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
             rows = slice(max(0, int(boxes[:, 0].min()) - _MARGIN), int(boxes[:, 1].max()) + _MARGIN)
             columns = slice(max(0, int(boxes[:, 2].min()) - _MARGIN), int(boxes[:, 3].max()) + _MARGIN)
         block = decoded.slices[:, :, rows, columns]
+        positions = neighbours(kept, len(decoded.slices), self.context)
         if in_memory:
-            block = block[kept]  # a copy: the rest of the case is freed
+            needed, positions = np.unique(positions, return_inverse=True)
+            positions = positions.reshape(len(kept), -1)
+            block = block[needed]  # a copy: the rest of the case is freed
             self._mapped.append(None)
         else:
             self._mapped.append((Path(decoded.slices.filename), (slice(None), slice(None), rows, columns)))  # type: ignore[attr-defined]
         self._blocks.append(block)
-        for position, index in enumerate(kept.tolist()):
-            self._items.append((len(self._blocks) - 1, position if in_memory else index))
+        for place, index in zip(positions, kept.tolist(), strict=True):
+            self._items.append((len(self._blocks) - 1, place))
             self.entries.append((decoded.case.name, index))
         return block.nbytes if in_memory else 0
 
@@ -211,11 +227,9 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self._items):
             raise IndexError(f"index {index} of a data set of {len(self._items)} slices")
-        block, position = self._items[index]
-        stack = np.asarray(self._blocks[block][position])  # [M, H, W]
+        stack = self._stack(*self._items[index])
+        sources = len(self.sources) * (2 * self.context + 1)
         rng = np.random.default_rng([self.seed, int(self._epoch), index])
-        order = self._source_channels + self._target_channels
-        stack = stack[order]
         if self._augmentation is not None:
             stack = self._augmentation.warp(stack, rng)
         if self._patch is not None:
@@ -223,7 +237,7 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         altered: dict[str, torch.Tensor] = {}
         if self._augmentation is not None:
             stack = self._augmentation.turn(stack, rng)
-            recoloured = self._augmentation.recolour(stack, len(self.sources), rng)
+            recoloured = self._augmentation.recolour(stack, sources, rng)
             if self._augmentation.changes_inputs:
                 inputs = self._sides(recoloured)
                 altered = {"source_input": inputs["source"], "target_input": inputs["target"]}
@@ -232,10 +246,21 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         name, number = self.entries[index]
         return {**self._sides(stack), **altered, "case": name, "slice": number}
 
+    def _stack(self, block: int, positions: np.ndarray) -> np.ndarray:
+        """`[N (2K + 1) + M, H, W]` of one item: the slice's sources, its neighbours', its targets."""
+        slices = [
+            np.asarray(self._blocks[block][position]) for position in positions
+        ]  # [modalities, H, W] each
+        sources = [one[self._source_channels] for one in slices]
+        own = sources[0]
+        targets = slices[0][self._target_channels] if self._derive is None else self._derive(own)
+        return np.concatenate([*sources, targets])
+
     def _sides(self, stack: np.ndarray) -> dict[str, torch.Tensor]:
         """`[N + M, H, W]` as the tensors of sources and targets."""
         tensor = torch.from_numpy(np.array(stack, dtype=np.float32, order="C"))
-        return {"source": tensor[: len(self.sources)], "target": tensor[len(self.sources) :]}
+        sources = len(self.sources) * (2 * self.context + 1)
+        return {"source": tensor[:sources], "target": tensor[sources:]}
 
 
 def _random_patch(stack: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -70,6 +70,7 @@ def load_case(
     plane: str = "axial",
     normalise: str = "percentile",
     percentile: float = 99.5,
+    luma: bool = False,
 ) -> LoadedCase:
     """Read modalities of a case, bring them onto the first one's grid and normalise each volume by itself.
 
@@ -83,6 +84,7 @@ def load_case(
         plane: the slices' plane.
         normalise: `"percentile"` (0 to 1 up to the robust maximum of `estimate_scale`) or `"none"`.
         percentile: of the foreground, in (50, 100].
+        luma: accept colour images and take their Y (fusion); otherwise colours are an error.
 
     Raises:
         InputError: a file cannot be used (see `read_volume`), a modality is absent, or the grids do not go
@@ -104,7 +106,7 @@ def load_case(
                 f"{case.name}: has no {modality}, only {', '.join(case.files)}; add the file or remove "
                 "the case"
             )
-        volume = read_volume(case.files[modality], allow_constant=True)
+        volume = read_volume(case.files[modality], allow_constant=True, luma=luma)
         if volume.grid.image and volume.data.min() == volume.data.max():
             # An empty slice among slices is data; an empty volume is a broken export.
             estimated = Scale(float(volume.data.flat[0]), float(volume.data.flat[0]) + 1)

@@ -18,8 +18,8 @@ _DEFLATE_RATIO = 1032  # deflate cannot expand a byte into more
 _MAX_OFFSET = 1 << 24  # header extensions beyond 16 MiB are damage
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
-    """Read a NIfTI file.
+def read_nifti(path: Path, luma: bool = False) -> tuple[np.ndarray, Grid]:
+    """Read a NIfTI file; of RGB24 colours their Y from 0 to 1 where `luma` asks for it.
 
     Returns:
         `[I, J, K]` float32 in stored order, slope and intercept applied, and the grid with the file's header.
@@ -40,14 +40,20 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
     try:
         with _quiet_nibabel(), np.errstate(over="ignore", invalid="ignore"):
             header = _read_header(path, compressed)
-            shape, length = _check_header(path, header, compressed)
+            shape, length = _check_header(path, header, compressed, luma)
             if compressed:
                 # All of it in one pass, to its end: only there is the checksum verified.
                 image = _image_class(header).from_bytes(_inflate(path, length))
             else:
                 image = _image_class(header).from_filename(str(path))
             header = image.header  # checked: zero or negative voxel sizes are mended
-            stored = as_float32(path, image.get_fdata(dtype=np.float32, caching="unchanged"))
+            if header.get_data_dtype().fields is not None:
+                from ivan.data.colour import luma as luma_of
+                from ivan.data.colour import structured_colours
+
+                stored = luma_of(structured_colours(np.asarray(image.dataobj)))
+            else:
+                stored = as_float32(path, image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{path}: damaged or truncated gzip data ({error}); copy or download it again"
@@ -93,7 +99,7 @@ def _read_header(path: Path, compressed: bool) -> Any:
     raise InputError(f"{path}: not a NIfTI file, whatever its name says; convert it first (DICOM: dcm2niix)")
 
 
-def _check_header(path: Path, header: Any, compressed: bool) -> tuple[tuple[int, ...], int]:
+def _check_header(path: Path, header: Any, compressed: bool, luma: bool) -> tuple[tuple[int, ...], int]:
     """Check size, type and position of the data; return the volume's shape and the file's length in bytes."""
     axes = int(header["dim"][0])
     if not 1 <= axes <= 7:
@@ -105,7 +111,8 @@ def _check_header(path: Path, header: Any, compressed: bool) -> tuple[tuple[int,
         raise InputError(
             f"{path}: unknown data type code {int(header['datatype'])}; the header is damaged"
         ) from None
-    if dtype.fields is not None or dtype.kind not in "iuf":
+    colours = luma and dtype.names == ("R", "G", "B")
+    if not colours and (dtype.fields is not None or dtype.kind not in "iuf"):
         kind = "RGB colours" if dtype.fields is not None else f"{dtype} values"
         raise InputError(
             f"{path}: holds {kind}, expected one real number per voxel; convert it to gray values first"
@@ -168,11 +175,11 @@ def _check_affine(path: Path, header: Any) -> np.ndarray:
 def write_nifti(
     file: IO[bytes], stored: np.ndarray, grid: Grid, affine: np.ndarray, compressed: bool
 ) -> None:
-    """Write float32 voxels on a grid.
+    """Write float32 voxels, or RGB24 colours, on a grid.
 
     Args:
         file: open for writing.
-        stored: `[I, J, K]` float32 in the grid's stored order.
+        stored: `[I, J, K]` float32 or RGB24 in the grid's stored order.
         grid: shape, affine, units and codes come from its header where it is NIfTI.
         affine: `[4, 4]` of `stored`, used where the grid has no NIfTI header.
         compressed: write gzip (with no name and time in it: equal images give equal bytes).
@@ -182,7 +189,7 @@ def write_nifti(
     image: Any
     if grid.format == "nifti":
         header = grid.header.copy()
-        header.set_data_dtype(np.float32)
+        header.set_data_dtype(stored.dtype)
         header.extensions.clear()  # they describe the acquisition of the source
         header["cal_min"] = header["cal_max"] = 0  # the source's display window
         image = _image_class(header)(stored.reshape(grid.shape), None, header)

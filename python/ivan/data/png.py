@@ -14,10 +14,11 @@ from ivan.errors import InputError
 _DEFLATE_RATIO = 1032
 
 
-def read_png(path: Path) -> tuple[np.ndarray, Grid]:
+def read_png(path: Path, luma: bool = False) -> tuple[np.ndarray, Grid]:
     """Read a gray PNG.
 
-    Gray-valued RGB, RGBA and palette images are accepted; true colour and transparency are refused.
+    Gray-valued RGB, RGBA and palette images are accepted; transparency is refused, and true colour too unless
+    `luma` asks for its Y (`ivan.data.colour`).
 
     Returns:
         `[H, W]` float32 from 0 to 1 (255 of 8 bits and 65535 of 16 bits are 1) and the grid.
@@ -34,7 +35,7 @@ def read_png(path: Path) -> tuple[np.ndarray, Grid]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=["PNG"]) as image:
-                values = _gray(path, image)
+                values = _gray(path, image, luma)
     except InputError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and struct.error for damage
@@ -59,7 +60,20 @@ def _check_header(path: Path) -> None:
     check_claim(path, (height, width), 1 / 8, path.stat().st_size * _DEFLATE_RATIO)
 
 
-def _gray(path: Path, image: Any) -> np.ndarray:
+def png_colours(path: Path) -> np.ndarray | None:
+    """Colours `[H, W, 3]` float32 from 0 to 1 of a file that `read_png` accepts; None where it is gray."""
+    from PIL import Image
+
+    with Image.open(path, formats=["PNG"]) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            return None
+        colours = np.asarray(image.convert("RGB"))
+    if (colours == colours[..., :1]).all():
+        return None
+    return colours.astype(np.float32) / np.float32(255)
+
+
+def _gray(path: Path, image: Any, luma: bool) -> np.ndarray:
     if image.mode == "1":
         return np.asarray(image, dtype=np.float32)
     if image.mode.startswith("I"):  # 16 bits; older Pillow calls them "I"
@@ -75,6 +89,10 @@ def _gray(path: Path, image: Any) -> np.ndarray:
             f"{path}: has transparent pixels, expected an opaque gray image; remove its alpha channel"
         )
     if (colours != colours[..., :1]).any():
+        if luma:
+            from ivan.data.colour import luma as luma_of
+
+            return luma_of(colours.astype(np.float32) / np.float32(255))
         raise InputError(f"{path}: a colour image, expected gray values; convert it to one channel first")
     return colours[..., 0].astype(np.float32) / np.float32(255)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def stem(path: str | os.PathLike[str]) -> str:
     return name[: len(name) - len(suffix)] if suffix else name
 
 
-def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False) -> Volume:
+def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False, luma: bool = False) -> Volume:
     """Read one volume or slice and turn it to RAS order.
 
     NIfTI-1 and -2 (`.nii`, `.nii.gz`; slope and intercept applied; trailing axes of length 1 dropped),
@@ -90,6 +91,7 @@ def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False) -
     Args:
         path: the file.
         allow_constant: accept an image whose values are all equal; otherwise that is an error.
+        luma: take the Y (0 to 1) of colour PNG and RGB24 NIfTI; otherwise colours are an error.
 
     Raises:
         InputError: the file cannot be read, is damaged, is not what its suffix says, holds more than one
@@ -105,7 +107,7 @@ def read_volume(path: str | os.PathLike[str], *, allow_constant: bool = False) -
             "convert it first (DICOM: dcm2niix)"
         )
     try:
-        stored, grid = _reader(suffix)(path)
+        stored, grid = _reader(suffix, luma)(path)
     except MemoryError:
         raise InputError(f"{path}: the image does not fit into memory; crop or downsample it first") from None
     except OSError as error:
@@ -210,15 +212,15 @@ def _refuse_non_finite(path: Path, stored: np.ndarray) -> None:
         )
 
 
-def _reader(suffix: str) -> Callable[[Path], tuple[np.ndarray, Grid]]:
+def _reader(suffix: str, luma: bool) -> Callable[[Path], tuple[np.ndarray, Grid]]:
     if suffix in (".nii", ".nii.gz"):
         from ivan.data.nifti import read_nifti
 
-        return read_nifti
+        return partial(read_nifti, luma=luma)
     if suffix == ".png":
         from ivan.data.png import read_png
 
-        return read_png
+        return partial(read_png, luma=luma)
     from ivan.data.arrays import read_mat, read_npy
 
     return read_mat if suffix == ".mat" else read_npy

@@ -35,6 +35,8 @@ def evaluate(
     percentile: float = 99.5,
     checkpoint: str = "",
     device: str = "auto",
+    lesions: str = "",
+    uncertainty: bool = False,
     out: str | Path = "",
     progress: bool = False,
 ) -> Evaluation:
@@ -56,9 +58,11 @@ def evaluate(
             file; its validation part is evaluated. slices: half-open range of slices along the plane, for all
             cases. mask: "none", or "foreground": only pixels where the reference exceeds 5 % of its scale.
             variant: "wang", "uniform7" or "notes", see `ivan.metrics.synthesis_metrics`. plane, percentile:
-            with folders; a run has its own. checkpoint, device: with `run`, see `load_run`. out: folder for
-            metrics.json, metrics.csv and report.html; empty: nothing is written. progress: show progress on
-            standard output.
+            with folders; a run has its own. checkpoint, device: with `run`, see `load_run`. lesions: name of
+            lesion masks, found as a modality; cases that have one also get the errors inside lesions and
+            brain (`ivan.metrics.region_metrics`). uncertainty: with `run`, how its uncertainty ranks the
+            error (`ivan.metrics.uncertainty_ranking`). out: folder for metrics.json, metrics.csv and
+            report.html; empty: nothing is written. progress: show progress on standard output.
 
     Raises:
         InputError: options that do not go together, or data that cannot be used.
@@ -71,11 +75,25 @@ def evaluate(
     if not run and (direction != "both" or checkpoint):
         name = "--checkpoint" if checkpoint else "--direction"
         raise InputError(f"{name}: goes with --run; leave it out for images in folders")
+    if not run and uncertainty:
+        raise InputError("--uncertainty: goes with --run; leave it out for images in folders")
     if run:
         from ivan.evaluation.run import evaluate_run
 
         result = evaluate_run(
-            Path(run), data, roots, direction, split, slices, mask, variant, checkpoint, device, progress
+            Path(run),
+            data,
+            roots,
+            direction,
+            split,
+            slices,
+            mask,
+            variant,
+            checkpoint,
+            device,
+            progress,
+            lesions,
+            uncertainty,
         )
     else:
         from ivan.evaluation.folders import evaluate_folders
@@ -92,6 +110,7 @@ def evaluate(
             plane,
             percentile,
             progress,
+            lesions,
         )
     if str(out):
         write(result, Path(out), Path(run) if run else None)

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
-from ivan.evaluation.measure import MASK_LEVEL, VIEWED_CASES, mask_words, measure, ranges_of
+from ivan.evaluation.measure import (
+    MASK_LEVEL,
+    VIEWED_CASES,
+    check_lesions,
+    lesion_mask,
+    lesion_numbers,
+    mask_words,
+    measure,
+    ranges_of,
+)
 from ivan.evaluation.result import CaseMetrics, Evaluation
 
 if TYPE_CHECKING:
@@ -35,16 +44,20 @@ def evaluate_folders(
     plane: str,
     percentile: float,
     progress: bool,
+    lesions: str = "",
 ) -> Evaluation:
     """Compare images on the same grid; arguments as `ivan.evaluate`."""
-    from ivan.data.planes import PLANES, check_plane
+
+    from ivan.data.planes import PLANES, check_plane, slices_to_volume
     from ivan.inference import progress_over
 
     axis = PLANES[check_plane(plane)]
     span = data_range or 1.0
     jobs = []
     by_name: dict[str, list[Pair]] = {}
-    for pair in find_pairs(prediction, reference):
+    found = find_pairs(prediction, reference, lesions)
+    check_lesions([pair.case for pair in found], lesions)
+    for pair in found:
         by_name.setdefault(pair.modality, []).append(pair)
     for pairs in by_name.values():
         made = {pair.case.name: pair for pair in pairs}
@@ -59,6 +72,11 @@ def evaluate_folders(
             inside = real[0].data[cut] > level if mask == "foreground" else None
             a, b = real[1].apply(real[0].data), made_of[1].apply(made_of[0].data)
             values, protocol = measure(a[cut], b[cut], span, inside, variant, axis, str(real[0].path))
+            if (file := chosen.case.files.get(lesions)) is not None:
+                normal = (level - real[1].low) / (real[1].high - real[1].low)
+                masks = slices_to_volume(lesion_mask(file, real[0], plane), plane)
+                numbers, said = lesion_numbers(a[cut], b[cut], masks[cut], normal, span)
+                values, protocol = {**values, **numbers}, {**protocol, **said}
             rows.append(CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol))
             if len(views) < VIEWED_CASES:
                 views.append(_view(pair, real[0], a, b, plane, (start, stop)))
@@ -79,11 +97,12 @@ def evaluate_folders(
     return Evaluation(rows, common, views)
 
 
-def find_pairs(prediction: Path, reference: Path) -> list[Pair]:
+def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> list[Pair]:
     """Predictions with their references.
 
     Where `prediction` has a folder for each modality, both folders are searched for that modality by the
-    rules of `find_cases`; otherwise files with the same names are paired.
+    rules of `find_cases` (with the masks that `lesions` names); otherwise files with the same names are
+    paired. Uncertainty maps are passed by.
 
     Raises:
         InputError: a folder is missing or nothing can be paired.
@@ -91,6 +110,7 @@ def find_pairs(prediction: Path, reference: Path) -> list[Pair]:
     from ivan.data import find_cases, find_cases_in_folders
     from ivan.data.volume import image_suffix
     from ivan.inference import warn
+    from ivan.uncertainty import SUFFIX
 
     for folder in (prediction, reference):
         if not folder.is_dir():
@@ -98,7 +118,11 @@ def find_pairs(prediction: Path, reference: Path) -> list[Pair]:
     inside = [
         entry for entry in sorted(prediction.iterdir()) if entry.is_dir() and not entry.name.startswith(".")
     ]
-    modalities = [entry.name for entry in inside if any(image_suffix(file) for file in entry.iterdir())]
+    modalities = [
+        entry.name
+        for entry in inside
+        if not entry.name.endswith(SUFFIX) and any(image_suffix(file) for file in entry.iterdir())
+    ]
     if not modalities:
         cases = find_cases_in_folders({"reference": reference, "prediction": prediction})
         for line in [*cases.skipped, *cases.notes]:
@@ -107,7 +131,7 @@ def find_pairs(prediction: Path, reference: Path) -> list[Pair]:
     pairs = []
     for name in modalities:
         made = {case.name: case.files[name] for case in find_cases(prediction, [name])}
-        real = {case.name: case for case in find_cases(reference, [name])}
+        real = {c.name: c for c in find_cases(reference, [name], optional=[lesions] if lesions else [])}
         if not set(made) & set(real):
             raise InputError(
                 f"{prediction / name}: case '{min(made)}' has no reference in {reference}, where {name} has "

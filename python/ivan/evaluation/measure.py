@@ -11,7 +11,7 @@ from ivan.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from ivan.data import CaseRange
+    from ivan.data import CaseRange, Volume
 
 MASKS = ("none", "foreground")
 MASK_LEVEL = 0.05  # of the reference's scale: the level at which a pixel counts as foreground
@@ -60,6 +60,45 @@ def measure(
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
     return {name: float(value) for name, value in found.items()}, protocols(found)
+
+
+def lesion_mask(path: Path, like: Volume, plane: str) -> np.ndarray:
+    """A lesion mask on the grid of a volume: [S, H, W] bool; what is interpolated counts from one half.
+
+    Raises:
+        InputError: the file cannot be read or lies elsewhere.
+    """
+    from ivan.data import Volume, read_volume, volume_to_slices
+    from ivan.data.resample import on_grid_of
+
+    volume = read_volume(path, allow_constant=True)
+    values = (volume.data != 0).astype("float32")
+    moved, _ = on_grid_of(like, Volume(values, volume.affine, volume.grid, volume.path))
+    return volume_to_slices(moved >= 0.5, plane)
+
+
+def lesion_numbers(
+    reference: np.ndarray, prediction: np.ndarray, lesions: np.ndarray, level: float, span: float
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Errors of brain (reference above `level`) and lesions; of the brain alone where a case has no
+    lesion."""
+    from ivan.metrics import lesion_contrast, protocols, region_metrics
+
+    brain = reference > level
+    found = region_metrics(reference, prediction, brain, "brain", span) if brain.any() else {}
+    if lesions.any():
+        found |= region_metrics(reference, prediction, lesions, "lesion", span)
+        found |= lesion_contrast(reference, prediction, lesions, brain)
+    return {name: float(value) for name, value in found.items()}, protocols(found)
+
+
+def check_lesions(cases: Sequence[Any], name: str) -> None:
+    """Raise InputError where no case has the mask that --lesions names."""
+    if name and not any(name in case.files for case in cases):
+        raise InputError(
+            f"--lesions: no case has a '{name}' file; name masks as modalities, {name}/case.nii.gz or "
+            f"case_{name}.nii.gz"
+        )
 
 
 def spacing(volume: Any) -> tuple[float, float, float]:

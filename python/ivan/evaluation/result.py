@@ -22,6 +22,17 @@ COLUMNS = (
     ("psnr_slices_std", "+-", "dB", ""),
     ("sharpness_ag", "AG ratio", "", "one"),
     ("sharpness_sf", "SF ratio", "", "one"),
+    ("through_plane_error", "through-plane", "", "lower"),
+    ("through_plane_ratio", "TP ratio", "", "one"),
+    ("brain_psnr", "PSNR brain", "dB", "higher"),
+    ("lesion_psnr", "PSNR lesions", "dB", "higher"),
+    ("brain_mae", "MAE brain", "", "lower"),
+    ("lesion_mae", "MAE lesions", "", "lower"),
+    ("lesion_bias", "bias lesions", "", "zero"),
+    ("lesion_contrast", "contrast of lesions", "", "one"),
+    ("uncertainty_spearman", "rank corr. of uncertainty", "", "higher"),
+    ("uncertainty_aurg", "AURG", "", "higher"),
+    ("uncertainty_ause", "AUSE", "", "lower"),
 )
 
 
@@ -67,12 +78,18 @@ class Evaluation:
                 "direction": direction,
                 "target": target,
                 "cases": len(rows),
-                "values": {
-                    name: sum(row.values[name] for row in rows) / len(rows) for name in rows[0].values
-                },
+                "values": _means([row.values for row in rows]),
             }
             for (direction, target), rows in groups.items()
         ]
+
+    def metric_names(self) -> list[str]:
+        """Every metric that some row has, in the order of the first ones."""
+        return list(dict.fromkeys(name for row in self.cases for name in row.values))
+
+    def protocols(self) -> dict[str, str]:
+        """Metric -> how it was measured, in the first row that has it."""
+        return {key: text for row in reversed(self.cases) for key, text in row.protocol.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinite numbers (PSNR of equal images) as the text "inf"."""
@@ -87,17 +104,17 @@ class Evaluation:
             }
             for row in self.cases
         ]
-        plain: dict[str, Any] = _plain({"protocol": self.protocol, "cases": rows, "means": self.means()})
-        return plain
+        content: dict[str, Any] = plain({"protocol": self.protocol, "cases": rows, "means": self.means()})
+        return content
 
     def to_csv(self) -> str:
         """One line a case, modality and direction; the protocol of the numbers is in the JSON beside it."""
         text = io.StringIO()
-        names = list(self.cases[0].values)
+        names = self.metric_names()
         writer = csv.writer(text)
         writer.writerow(["case", "direction", "target", "in_training", *names])
         for row in self.cases:
-            values = [f"{row.values[name]:.10g}" for name in names]
+            values = [f"{row.values[name]:.10g}" if name in row.values else "" for name in names]
             writer.writerow([row.case, row.direction, row.target, str(row.in_training).lower(), *values])
         return text.getvalue()
 
@@ -105,17 +122,17 @@ class Evaluation:
         """The table of a report."""
         from ivan.report import Column, MetricRow, MetricTable
 
-        first = self.cases[0].protocol
+        protocols = self.protocols()
         columns = [
             Column(
                 key,
                 "PSNR slices, std" if label == "+-" else label,
-                first.get(key, ""),
+                protocols[key],
                 unit,
                 better or "higher",
             )
             for key, label, unit, better in COLUMNS
-            if better
+            if better and key in protocols
         ]
         rows = [MetricRow(row.case, row.target, row.values, row.direction) for row in self.cases]
         return MetricTable(columns, rows, self.protocol)
@@ -162,9 +179,16 @@ def run_record(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return TrainConfig.read(run / "config.json").to_json(), records
 
 
-def _plain(value: Any) -> Any:
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each number over the rows that have it."""
+    found = {name: [row[name] for row in rows if name in row] for row in rows for name in row}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def plain(value: Any) -> Any:
+    """Values as JSON can hold them: infinite and undefined numbers become text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

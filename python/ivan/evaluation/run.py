@@ -7,7 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ivan.evaluation.measure import MASK_LEVEL, VIEWED_CASES, mask_words, measure, ranges_of, spacing
+from ivan.errors import InputError
+from ivan.evaluation.measure import (
+    MASK_LEVEL,
+    VIEWED_CASES,
+    check_lesions,
+    lesion_mask,
+    lesion_numbers,
+    mask_words,
+    measure,
+    ranges_of,
+    spacing,
+)
 from ivan.evaluation.result import CaseMetrics, Evaluation
 
 if TYPE_CHECKING:
@@ -29,15 +40,26 @@ def evaluate_run(
     checkpoint: str,
     device: str,
     progress: bool,
+    lesions: str = "",
+    uncertainty: bool = False,
 ) -> Evaluation:
+    """Evaluate a run; arguments as `ivan.evaluate`."""
     from ivan.inference import find, load_predictor
 
     predictor = load_predictor(run, checkpoint=checkpoint, device=device)
     config = predictor.config
-    cases = find((*config.sources, *config.targets), data, roots)
+    if config.fusion_target:
+        raise InputError(
+            f"{run}: fuses without a label, so there is nothing to compare with; ivan fuse --run measures it"
+        )
+    optional = [lesions] if lesions else []
+    cases = find((*config.sources, *config.targets), data, roots, optional=optional)
+    check_lesions(cases, lesions)
     same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
     trained = _trained_ranges(run) if same_data else {}
     directions = [False, True] if direction == "both" else [direction == "inverse"]
+    if uncertainty:
+        _check_uncertainty(predictor, directions)
     result = evaluate_cases(
         predictor,
         ranges_of(cases, split, slices),
@@ -46,6 +68,8 @@ def evaluate_run(
         variant=variant,
         trained=trained,
         progress=progress,
+        lesions=lesions,
+        uncertainty=uncertainty,
     )
     if seen := sorted({row.case for row in result.cases if row.in_training}):
         from ivan.inference import warn
@@ -63,10 +87,18 @@ def evaluate_cases(
     variant: str = "wang",
     trained: dict[str, list[tuple[int, int | None]]] | None = None,
     progress: bool = False,
+    lesions: str = "",
+    uncertainty: bool = False,
 ) -> Evaluation:
-    """Predict and measure cases in normalised units; `directions`: False is forward, True inverse."""
+    """Predict and measure cases in normalised units; `directions`: False is forward, True inverse.
+
+    `lesions` names the masks among the cases' files, `uncertainty` asks how the network's own doubt ranks its
+    errors.
+    """
     from ivan.inference import progress_over
+    from ivan.metrics import Metric, protocols, uncertainty_ranking
     from ivan.report import CaseResult, Synthesis
+    from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
 
     config = predictor.config
     rows: list[CaseMetrics] = []
@@ -80,13 +112,31 @@ def evaluate_cases(
                 loaded = predictor.load(item.case, (*given, *names))
                 start, stop = item.bounds(len(loaded.slices))
                 chosen = loaded.slices[start:stop]
-                predicted = predictor.predict(chosen[:, : len(given)], inverse)
+                shown = loaded.slices[:, : len(given)]
+                doubt: np.ndarray | None = None
+                if uncertainty and has_spare_channels(predictor, inverse):
+                    predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
+                else:
+                    predicted = predictor.predict(shown, inverse, (start, stop))
+                lesion_file = item.case.files.get(lesions)
                 word = "inverse" if inverse else "forward"
                 for index, name in enumerate(names):
                     real = chosen[:, len(given) + index]
                     inside = real > MASK_LEVEL if mask == "foreground" else None
                     what = f"{item.case.files[name]} ({word})"
                     values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
+                    more: dict[str, Metric] = {}
+                    if lesion_file is not None:
+                        inside_lesions = lesion_mask(lesion_file, loaded.reference, config.plane)[start:stop]
+                        numbers, said = lesion_numbers(
+                            real, predicted[:, index], inside_lesions, MASK_LEVEL, 1.0
+                        )
+                        values, protocol = {**values, **numbers}, {**protocol, **said}
+                    if doubt is not None:
+                        brain = real > MASK_LEVEL
+                        more = uncertainty_ranking(real, predicted[:, index], doubt[:, index], brain)
+                    values |= {name: float(value) for name, value in more.items()}
+                    protocol |= protocols(more)
                     seen = any(
                         item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, [])
                     )
@@ -117,6 +167,19 @@ def evaluate_cases(
         "checkpoint": str(predictor.origin),
     }
     return Evaluation(rows, common, views)
+
+
+def _check_uncertainty(predictor: Predictor, directions: Sequence[bool]) -> None:
+    """Raise InputError where no direction has an uncertainty; say so where only one has."""
+    from ivan.inference import warn
+    from ivan.uncertainty import check_spare_channels, has_spare_channels
+
+    lacking = [inverse for inverse in directions if not has_spare_channels(predictor, inverse)]
+    if len(lacking) == len(directions):
+        check_spare_channels(predictor, lacking[0])
+    for inverse in lacking:
+        word = "inverse" if inverse else "forward"
+        warn(f"--uncertainty: none for the {word} direction, whose predictions fill all channels")
 
 
 def _range_of(item: CaseRange, bounds: tuple[int, int | None]) -> CaseRange:

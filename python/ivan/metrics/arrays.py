@@ -7,7 +7,8 @@ The rule, for NumPy arrays and PyTorch tensors on any device alike:
   two-dimensional: they are computed per slice along ``axis``, which must then be given, and averaged over the
   slices that hold something.
 * 4D ``[N, C, H, W]`` is a batch of independent images and gives float64 values ``[N, C]``, never an average:
-  a NumPy array for NumPy input, a tensor on the input's device for tensors.
+  a `MetricArray` for NumPy input, a tensor on the input's device for tensors. Both have an attribute
+  `protocol` (of a tensor: until something is computed from it).
 
 All arithmetic is float64 whatever the input's dtype, so unsigned integers do not wrap around.
 """
@@ -47,9 +48,28 @@ class Metric(float):
         return (Metric, (float(self), self.protocol))
 
 
+class MetricArray(np.ndarray[Any, Any]):
+    """Values ``[N, C]`` of a batch, float64, that carry the protocol they were measured under."""
+
+    protocol: str = ""
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.protocol = getattr(source, "protocol", "")
+
+
+def of_batch(values: Tensor, protocol: str, numpy: bool) -> Any:
+    """Values of a batch with their protocol: a `MetricArray`, or the tensor itself with the attribute."""
+    if not numpy:
+        values.protocol = protocol  # type: ignore[attr-defined]
+        return values
+    array = values.cpu().numpy().view(MetricArray)
+    array.protocol = protocol
+    return array
+
+
 def protocols(result: dict[str, Any]) -> dict[str, str]:
-    """The protocol of each `Metric` in a dictionary of results, by name."""
-    return {name: value.protocol for name, value in result.items() if isinstance(value, Metric)}
+    """The protocol of each number (or batch of numbers) in a dictionary of results, by name."""
+    return {name: value.protocol for name, value in result.items() if getattr(value, "protocol", "")}
 
 
 def as_tensor(array: Array, name: str) -> Tensor:
@@ -114,8 +134,7 @@ class Stack:
     def finish(self, values: Tensor, protocol: str, keep: Tensor | None = None) -> Any:
         """Values ``[B]`` as the shape rule asks; `keep` ``[B]`` says which slices a volume's mean counts."""
         if self.kind == "batch":
-            shaped = values.reshape(self.batch)
-            return shaped.cpu().numpy() if self.numpy else shaped
+            return of_batch(values.reshape(self.batch), f"{protocol}, each image", self.numpy)
         if self.kind == "image":
             return Metric(values.item(), f"{protocol}, one image")
         total = values.shape[0]

@@ -98,8 +98,8 @@ def _finish_pooled(pair: Stack, values: Tensor, protocol: str) -> Any:
 _PROFILE = {"wang": GAUSSIAN_11, "uniform7": UNIFORM_7}
 
 
-def _ssim_map(r: Tensor, p: Tensor, span: float, variant: str) -> Tensor:
-    """SSIM of every window: ``[B, H', W']``."""
+def ssim_map(r: Tensor, p: Tensor, span: float, variant: str) -> Tensor:
+    """SSIM of every window inside images ``[B, H, W]``: ``[B, H', W']``, differentiable, in their dtype."""
     products = torch.cat([r, p, r * r, p * p, r * p])
     mean_r, mean_p, mean_rr, mean_pp, mean_rp = window_means(products, _PROFILE[variant]).chunk(5)
     # scikit-image's default divides by n - 1, Wang's weights describe a population.
@@ -154,7 +154,7 @@ def ssim(
         images = (*images, inside)
 
     def values(r: Tensor, p: Tensor, m: Tensor | None = None) -> Tensor:
-        similarity = _ssim_map(r, p, span, variant)
+        similarity = ssim_map(r, p, span, variant)
         cropped = None if m is None else m[:, border : r.shape[1] - border, border : r.shape[2] - border]
         return _masked_mean(similarity, cropped)
 

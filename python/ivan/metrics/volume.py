@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ivan.errors import InputError
-from ivan.metrics.arrays import Array, Metric, as_tensor, choose, not_constant, stack
+from ivan.metrics.arrays import Array, Metric, as_tensor, choose, not_constant, of_batch, stack
 from ivan.metrics.fusion import q_abf, q_piella, q_w
 from ivan.metrics.information import entropy, mutual_information, q_mi
 from ivan.metrics.pixelwise import nmse, psnr, ssim
 from ivan.metrics.sharpness import average_gradient, spatial_frequency
+from ivan.metrics.through_plane import through_plane
 
 
 def foreground_mask(reference: Array, threshold: float = 0.0) -> Any:
@@ -184,21 +186,25 @@ def synthesis_metrics(
     mask: Array | None = None,
     variant: str = "wang",
     axis: int = -1,
-) -> dict[str, Metric]:
+) -> dict[str, Any]:
     """Everything that a report on one case prints.
 
     Args:
-        reference, prediction: ``[X, Y, Z]`` (or one image ``[H, W]``) on one grid and in one unit.
+        reference, prediction: ``[X, Y, Z]``, one image ``[H, W]`` or a batch ``[N, C, H, W]`` of images, on
+            one grid and in one unit.
         data_range: span of possible values in that unit; explicit, never the image's own maximum.
         mask: same shape, for example `foreground_mask(reference)`; PSNR, NMSE and SSIM count its pixels only.
         variant: ``wang`` or ``uniform7`` for SSIM; ``notes`` for the formulas of the notes on the paper (NMSE
             and AG; SSIM as ``wang``).
-        axis: counts the slices; the last by default (axial slices of RAS volumes).
+        axis: counts the slices; the last by default (axial slices of RAS volumes). Of a batch it has no
+            meaning.
 
     Returns:
         Metrics by name, each with `Metric.protocol`: ``psnr`` and ``nmse`` over the volume, ``ssim`` mean
         over slices, ``psnr_slices_mean``, ``psnr_slices_std``, the same for ``nmse`` and ``ssim_slices_std``,
-        ``sharpness_ag``, ``sharpness_sf``. `protocols` gives the protocols as text by name.
+        ``sharpness_ag``, ``sharpness_sf``; of at least two slices also ``through_plane_error`` and
+        ``through_plane_ratio`` (`through_plane`). `protocols` gives the protocols as text by name. Of a batch
+        ``psnr``, ``nmse``, ``ssim``, ``sharpness_ag`` and ``sharpness_sf``, values ``[N, C]`` of each image.
 
     Raises:
         InputError: shapes differ, values not finite, an empty reference or mask, an unknown variant, or
@@ -207,6 +213,8 @@ def synthesis_metrics(
     choose("variant", variant, ("wang", "uniform7", "notes"))
     ssim_variant = "wang" if variant == "notes" else variant
     formula = "notes" if variant == "notes" else "default"
+    if as_tensor(reference, "reference").ndim == 4:
+        return _batch_metrics(reference, prediction, data_range, mask, ssim_variant, formula)
     per_psnr = over_slices(psnr, reference, prediction, axis=axis, mask=mask, data_range=data_range)
     per_nmse = over_slices(nmse, reference, prediction, axis=axis, mask=mask, variant=formula)
     result = {
@@ -220,7 +228,37 @@ def synthesis_metrics(
     per_ssim = _ssim_over_slices(reference, prediction, data_range, mask, ssim_variant, axis)
     result["ssim"] = per_ssim.mean
     result["ssim_slices_std"] = per_ssim.std
-    return {**result, **sharpness_ratios(reference, prediction, axis=axis, variant=formula)}
+    result |= sharpness_ratios(reference, prediction, axis=axis, variant=formula)
+    shape = as_tensor(reference, "reference").shape
+    if len(shape) == 3 and shape[axis] > 1 and (mask is None or _touching(mask, axis)):
+        result |= through_plane(reference, prediction, data_range=data_range, axis=axis, mask=mask)
+    return result
+
+
+def _touching(mask: Array, axis: int) -> bool:
+    """Whether two neighbouring slices have a voxel of the mask in common."""
+    inside = as_tensor(mask, "mask").movedim(axis, 0) != 0
+    return bool((inside[1:] & inside[:-1]).any())
+
+
+def _batch_metrics(
+    reference: Array, prediction: Array, data_range: float, mask: Array | None, variant: str, formula: str
+) -> dict[str, Any]:
+    """`synthesis_metrics` of each image of a batch ``[N, C, H, W]``."""
+    result = {
+        "psnr": psnr(reference, prediction, data_range=data_range, mask=mask),
+        "nmse": nmse(reference, prediction, mask=mask, variant=formula),
+        "ssim": ssim(reference, prediction, data_range=data_range, mask=mask, variant=variant),
+    }
+    numpy = not isinstance(reference, Tensor) and not isinstance(prediction, Tensor)
+    for name, word, measured in (
+        ("sharpness_ag", f"AG variant {formula}", partial(average_gradient, variant=formula)),
+        ("sharpness_sf", "SF", spatial_frequency),
+    ):
+        real, made = (torch.as_tensor(measured(x)) for x in (reference, prediction))
+        note = f"{word}, prediction / reference, no mask, each image"
+        result[name] = of_batch(made.to(real.device) / real, note, numpy)
+    return result
 
 
 def _ssim_over_slices(
@@ -237,24 +275,22 @@ def _ssim_over_slices(
     )
 
 
-def fusion_metrics(a: Array, b: Array, fused: Array, axis: int | None = None) -> dict[str, Metric]:
+def fusion_metrics(a: Array, b: Array, fused: Array, axis: int | None = None) -> dict[str, Any]:
     """Everything that a report on one fused image (or volume along `axis`) prints, each with its protocol.
 
     Names: ``entropy``, ``average_gradient``, ``spatial_frequency``, ``mutual_information``, ``q_mi``,
     ``q_abf``, ``q_piella``, ``q_w``.
 
     Args:
-        a, b, fused: gray levels 0..255 of one shape (a colour source: the Y of its YCbCr).
+        a, b, fused: gray levels 0..255 of one shape (a colour source: the Y of its YCbCr): an image, a volume
+            along `axis`, or a batch ``[N, C, H, W]``, whose results are values ``[N, C]``.
 
     Raises:
-        InputError: as the metrics; a batch (measure its images one by one); or sources without an image in
-            them.
+        InputError: as the metrics, or a volume of sources without an image in them.
     """
     three = stack(a, b, fused, names=("a", "b", "fused"), axis=axis)
     if three.kind == "batch":
-        raise InputError(
-            "fusion_metrics: a batch [N, C, H, W]; expected one image [H, W] or a volume with axis="
-        )
+        return _fusion_metrics(a, b, fused, None)
     xa, xb, xf = (t if three.kind == "volume" else t[0] for t in three.images)
     slices = 0 if three.kind == "volume" else None
     if three.kind == "volume":
@@ -263,6 +299,10 @@ def fusion_metrics(a: Array, b: Array, fused: Array, axis: int | None = None) ->
         if not bool(keep.any()):
             raise InputError(f"a, b: all {len(keep)} slices are empty; expected a volume with an image in it")
         xa, xb, xf = xa[keep], xb[keep], xf[keep]
+    return _fusion_metrics(xa, xb, xf, slices)
+
+
+def _fusion_metrics(xa: Array, xb: Array, xf: Array, slices: int | None) -> dict[str, Any]:
     return {
         "entropy": entropy(xf, axis=slices),
         "average_gradient": average_gradient(xf, axis=slices),

@@ -61,7 +61,7 @@ class Column:
         label: column title, e.g. "PSNR".
         protocol: variant, data range, slice or volume, mask: one line.
         unit: e.g. "dB"; empty for a ratio.
-        better: "higher", "lower" or "one" (closest to 1); marks the best row of a comparison.
+        better: "higher", "lower", "one" or "zero" (closest to it); marks the best row of a comparison.
     """
 
     key: str

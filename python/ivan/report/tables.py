@@ -26,6 +26,8 @@ def _score(column: Column, value: float) -> float:
     """The larger, the better."""
     if column.better == "lower":
         return -value
+    if column.better == "zero":
+        return -abs(value)
     return -abs(value - 1) if column.better == "one" else value
 
 
@@ -47,7 +49,12 @@ def metric_section(table: MetricTable) -> str:
     if not table.rows:
         return ""
     best = _best(table)
-    wishes = {"higher": "higher is better", "lower": "lower is better", "one": "1 is best"}
+    wishes = {
+        "higher": "higher is better",
+        "lower": "lower is better",
+        "one": "1 is best",
+        "zero": "0 is best",
+    }
     heads = ["Case", "Direction", "Target", "Method"]
     cells = [f'<th scope="col"><button type="button">{text}</button></th>' for text in heads]
     for column in table.columns:

@@ -20,7 +20,7 @@ Notice = Callable[[str], None]
 def build_model(config: TrainConfig) -> tuple[IVAN, VariableAugmentation]:
     """The network with new random weights (drawn from `config.seed`) and its variable augmentation."""
     aug = VariableAugmentation(
-        sources=len(config.sources),
+        sources=config.source_channels,
         targets=len(config.targets),
         channels=config.channels or None,
         fill=config.fill,

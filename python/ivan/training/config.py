@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from ivan.errors import InputError
 from ivan.training.settings import check, setting
 
+FUSED = "fused"  # the target of fusion without a label, and the folder of fused images
+MOST_CHANNELS = 16  # of the state of `ivan.IVAN`
 PRECISIONS = ("32", "bf16-mixed", "fp16-mixed")
 
 
@@ -22,6 +24,12 @@ class TrainConfig:
     """
 
     # Data
+    task: str = setting(
+        "synthesis",
+        "Data",
+        "fusion: one image of two modalities (short forms: 1to1, 2to1 ...).",
+        choices=("synthesis", "fusion"),
+    )
     data: str = setting(
         "",
         "Data",
@@ -45,6 +53,9 @@ class TrainConfig:
         "percentile", "Data", "Intensity scale of each volume.", choices=("percentile", "none")
     )
     percentile: float = setting(99.5, "Data", "Foreground percentile that becomes 1.", above=50, at_most=100)
+    context: int = setting(
+        0, "Data", "Neighbouring slices on each side as further source channels.", at_least=0, at_most=7
+    )
     crop: bool = setting(False, "Data", "Crop every slice to the foreground of its volume for training.")
     patch_size: int = setting(
         0, "Data", "Train on random patches of this many pixels a side; 0: whole slices.", at_least=0
@@ -119,6 +130,21 @@ class TrainConfig:
     norm: str = setting(
         "", "Loss", "l2: mean squared error, l1: mean absolute error (default: l2).", choices=("", "l2", "l1")
     )
+
+    ssim_weight: float = setting(
+        0.0, "Loss", "Weight of 1 - SSIM of the predictions, added in both directions.", at_least=0
+    )
+    fusion_target: str = setting(
+        "",
+        "Loss",
+        "Fusion without --to: a rule's image (default: laplacian), or a loss that needs none.",
+        choices=("", "laplacian", "wavelet", "unsupervised"),
+    )
+    intensity_weight: float = setting(
+        1.0, "Loss", "Unsupervised fusion: keep the brighter value.", at_least=0
+    )
+    gradient_weight: float = setting(1.0, "Loss", "Unsupervised fusion: keep the stronger edge.", at_least=0)
+    structure_weight: float = setting(1.0, "Loss", "Unsupervised fusion: keep local structure.", at_least=0)
 
     # Optimisation
     epochs: int = setting(300, "Optimisation", "Passes over the training slices.", at_least=1, on_resume=True)
@@ -210,11 +236,19 @@ class TrainConfig:
             raise InputError("--out: no run folder given; name a new folder for the run")
         if not self.data and not self.roots:
             raise InputError("--data: no folder of images given; see 'ivan train --help' for its layout")
-        if missing_roots := [name for name in names if self.roots and name not in self.roots]:
+        if missing_roots := [n for n in self.file_modalities if self.roots and n not in self.roots]:
             raise InputError(
                 f"--root1/2/3: no folder for {missing_roots[0]}; give one folder for each modality"
             )
-        needed = max(len(self.sources), len(self.targets), 2)
+        self._check_fusion()
+        needed = max(self.source_channels, len(self.targets), 2)
+        if needed > MOST_CHANNELS:
+            raise InputError(
+                f"--context: {len(self.sources)} sources with {self.context} neighbours on each side are "
+                f"{needed} "
+                f"channels, at most {MOST_CHANNELS} are possible; give a smaller --context or fewer "
+                "modalities"
+            )
         if self.channels and self.channels < needed:
             raise InputError(f"--channels: {self.channels} given, these modalities need at least {needed}")
         if self.coupling_split >= max(self.channels, needed):
@@ -224,12 +258,65 @@ class TrainConfig:
             )
         return self
 
+    def _check_fusion(self) -> None:
+        if self.task != "fusion":
+            if self.fusion_target:
+                raise InputError("--fusion-target: goes with --task fusion; leave it out")
+            return
+        if len(self.sources) != 2 or len(self.targets) != 1:
+            raise InputError(
+                f"--task fusion: {len(self.sources)} sources and {len(self.targets)} targets given, expected "
+                "two "
+                "--from and at most one --to (the label)"
+            )
+        if self.fusion_target and self.targets != (FUSED,):
+            raise InputError(
+                f"--fusion-target: given together with the label --to {self.targets[0]}; give one of them"
+            )
+        unsupervised = self.fusion_target == "unsupervised"
+        if unsupervised and not (self.intensity_weight or self.gradient_weight or self.structure_weight):
+            raise InputError(
+                "--intensity-weight: all weights of the unsupervised loss are 0; raise one of them"
+            )
+        if unsupervised and self.ssim_weight:
+            raise InputError(
+                "--ssim-weight: needs a target; use --structure-weight with this --fusion-target"
+            )
+
+    def completed(self) -> TrainConfig:
+        """Self, with what a fusion run without a label implies: the target "fused", made by a rule."""
+        if (
+            self.task != "fusion"
+            or self.targets not in ((), (FUSED,))
+            or (self.targets and not self.fusion_target)
+        ):
+            return self
+        return replace(self, targets=(FUSED,), fusion_target=self.fusion_target or "laplacian")
+
+    @property
+    def source_channels(self) -> int:
+        """Channels that the sources take: one a modality and slice of the context."""
+        return len(self.sources) * (2 * self.context + 1)
+
+    @property
+    def file_modalities(self) -> tuple[str, ...]:
+        """The modalities that a training case must have files of."""
+        return self.sources if self.fusion_target else (*self.sources, *self.targets)
+
     @property
     def loss_options(self) -> dict[str, Any]:
         """Keyword arguments of `ivan.bidirectional_loss`."""
         options = {"reverse_from": self.reverse_from, "supervise": self.supervise, "norm": self.norm}
         given = {name: value for name, value in options.items() if value}
-        return {"recipe": self.recipe, "weight": self.weight, **given}
+        return {"recipe": self.recipe, "weight": self.weight, "ssim_weight": self.ssim_weight, **given}
+
+    @property
+    def fusion_options(self) -> dict[str, Any] | None:
+        """Keyword arguments of `ivan.fusion.loss.fusion_loss`; None where a target is trained on."""
+        if self.fusion_target != "unsupervised":
+            return None
+        names = ("weight", "intensity_weight", "gradient_weight", "structure_weight")
+        return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `config.json`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, Split, coll
 from ivan.inference import find
 from ivan.training.config import TrainConfig
 from ivan.training.files import replace_json
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def load_data(
     Raises:
         InputError: what is wrong with the data.
     """
-    cases = find((*config.sources, *config.targets), config.data, config.roots or None)
+    cases = find(config.file_modalities, config.data, config.roots or None)
     file = split_file or (Path(config.split) if config.split else None)
     split = make_split(cases, file=file, validation=config.validation, seed=config.seed)
     cache_dir = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "cache"
@@ -45,6 +48,9 @@ def load_data(
         "plane": config.plane,
         "normalise": config.normalise,
         "percentile": config.percentile,
+        "luma": config.task == "fusion",
+        "context": config.context,
+        "derive": target_of(config),
         "cache": config.cache,
         "cache_dir": cache_dir if config.cache == "disk" else None,
         "seed": config.seed,
@@ -83,9 +89,18 @@ def load_data(
     return RunData(split, training, validation)
 
 
+def target_of(config: TrainConfig) -> Callable[[np.ndarray], np.ndarray] | None:
+    """What computes the target of fusion without a label from the sources; None where files hold it."""
+    if not config.fusion_target:
+        return None
+    from ivan.fusion.rules import RuleTarget, no_target
+
+    return no_target if config.fusion_target == "unsupervised" else RuleTarget(config.fusion_target)
+
+
 def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
     """Record the training volumes' scales: their medians are the units of synthesised images."""
-    medians = {name: data.training.median_scale(name) for name in (*config.sources, *config.targets)}
+    medians = {name: data.training.median_scale(name) for name in config.file_modalities}
     replace_json(
         path,
         {

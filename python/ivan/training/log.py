@@ -155,9 +155,10 @@ class Display:
             total, forward, reverse = (values[name] for name in ("total", "forward", "reverse"))
             self._losses = f"loss {total:.5f} (forward {forward:.5f}, reverse {reverse:.5f})"
         else:
-            self._validation = (
-                f"PSNR {values['psnr_forward']:.2f} dB forward, {values['psnr_reverse']:.2f} dB reverse"
-            )
+            # Fusion without a target has no forward PSNR.
+            ahead = f"{values['psnr_forward']:.2f} dB forward, " if "psnr_forward" in values else ""
+            edges = f", Q^AB/F {values['q_abf']:.3f}" if "q_abf" in values else ""
+            self._validation = f"PSNR {ahead}{values['psnr_reverse']:.2f} dB reverse{edges}"
         if self._bar:
             self._bar.update(
                 self._task, completed=step, description=f"{self._losses} {self._validation}".strip()

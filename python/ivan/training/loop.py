@@ -35,13 +35,19 @@ from ivan.training.validate import spread, validate
 class LossModule(nn.Module):
     """Model and loss as one module: data-parallel training counts on one forward call a step."""
 
-    def __init__(self, model: IVAN, aug: Any, options: dict[str, Any]) -> None:
+    def __init__(
+        self, model: IVAN, aug: Any, options: dict[str, Any], fusion: dict[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.model, self.aug = model, aug
-        self.options = options
+        self.options, self.fusion = options, fusion  # `fusion`: those of training without a target
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of `SliceDataset` items, [B, modalities, H, W], to the three losses, scalars."""
+        if self.fusion is not None:
+            from ivan.fusion.loss import fusion_loss
+
+            return fusion_loss(self.model, batch["source"], self.aug, **self.fusion)
         inputs: dict[str, Any] = {
             key + "s": batch[key] for key in ("source_input", "target_input") if key in batch
         }
@@ -97,10 +103,13 @@ class Trainer:
             fused=not self.scaled,  # the fused step would hide the scaled gradients from the clipping
         )
         self.model = model
-        self.module, self.optimizer = fabric.setup(LossModule(model, aug, config.loss_options), optimizer)
+        self.module, self.optimizer = fabric.setup(
+            LossModule(model, aug, config.loss_options, config.fusion_options), optimizer
+        )
         self.average = Average(model, config.ema) if config.ema else None
         self.step = 0
         self.saved_step = -1
+        self._parts: list[str] = []  # names of the loss's parts
         self.device: torch.device = device
         self._pending: list[
             tuple[int, list[str], Tensor, Tensor]
@@ -213,7 +222,8 @@ class Trainer:
         norm = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
         )
-        read = torch.stack([losses["total"], losses["forward"], losses["reverse"], norm]).detach().float()
+        self._parts = list(losses)  # "total" first
+        read = torch.stack([*losses.values(), norm]).detach().float()
         finite = torch.isfinite(read[:1] if self.scaled else read).all()
         if self.fabric.world_size > 1:  # all processes stop at the same step
             finite = self.fabric.all_reduce(finite.float(), reduce_op="mean") == 1
@@ -260,11 +270,9 @@ class Trainer:
         if not self._pending:
             return
         self._stop_on_nan()
-        total, forward, reverse, norm = (
-            torch.stack([read for _, _, read, _ in self._pending]).mean(0).tolist()
-        )
+        means = torch.stack([read for _, _, read, _ in self._pending]).mean(0).tolist()
         self._pending.clear()
-        values = {"total": total, "forward": forward, "reverse": reverse, "gradient_norm": norm}
+        values = dict(zip([*self._parts, "gradient_norm"], means, strict=True))
         values["lr"] = self._plain_optimizer.param_groups[0]["lr"]
         log.record("train", self.step, (self.step - 1) // self.steps_per_epoch, values)
 

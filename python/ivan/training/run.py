@@ -119,7 +119,7 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file, expected a folder for the run; choose another --out")
     if not resume:
-        asked.check()
+        asked = asked.completed().check()
         if not _is_child() and run.exists() and any(run.iterdir()):
             raise InputError(
                 f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume"
@@ -197,11 +197,17 @@ def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> 
     from ivan.report import write_report
 
     _, history = run_record(run)
-    found = Evaluation([], {})
+    found: Any = Evaluation([], {})
     if data.validation is not None:
         shown = _middle(data.split.validation[0], data.validation, config.validation_slices)
+        predictor = load_predictor(run, device=config.device)
         try:
-            found = evaluate_cases(load_predictor(run, device=config.device), [shown])
+            if config.task == "fusion":
+                from ivan.fusion.job import preview
+
+                found = preview(predictor, shown.case)
+            else:
+                found = evaluate_cases(predictor, [shown])
         except InputError as error:  # slices too small to measure must not fail a run that has trained
             logging.getLogger("ivan").warning("report without images: %s", error)
     write_report(
@@ -211,7 +217,7 @@ def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> 
         config=config.to_json(),
         history=history,
         cases=found.views,
-        metrics=found.to_table() if found.cases else None,
+        metrics=found.to_table() if found.views else None,
         environment={
             "torch": torch.__version__,
             "device": str(trainer.device),

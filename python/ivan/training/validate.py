@@ -27,10 +27,14 @@ def validate(
     Returns:
         PSNR in dB over all voxels of these slices (data range 1, no mask, no clipping) as `psnr_forward` and
         `psnr_reverse`, and `psnr_forward_<target>`, `psnr_reverse_<source>` where a side has several
-        modalities; then the rows of the picture, drawn from the middle slice.
+        modalities; then the rows of the picture, drawn from the middle slice. Of the context only the slice
+        itself is measured. A data set without targets (fusion) gives `q_abf` of the fused image, mean over
+        slices, instead of `psnr_forward`, and `psnr_reverse` is that of the sources from the fused image
+        alone.
     """
     squares: dict[str, Tensor] = {}
     voxels = 0
+    edges: list[float] = []
     rows: list[Row] = []
     drawn = indices[len(indices) // 2]
     for index in indices:
@@ -40,8 +44,15 @@ def validate(
         )
         with context():
             predicted = aug.collapse_targets(model(aug.augment_sources(sources))).float()
-            recovered = aug.collapse_sources(model.inverse(aug.augment_targets(targets))).float()
-        voxels += targets[0, 0].numel()
+            start = targets if targets.shape[1] else predicted
+            recovered = aug.collapse_sources(model.inverse(aug.augment_targets(start))).float()
+        sources, recovered = (
+            t[:, : len(dataset.sources)] for t in (sources, recovered)
+        )  # without neighbours
+        voxels += sources[0, 0].numel()
+        if not targets.shape[1]:
+            edges.append(_edges(sources, predicted))
+            targets = predicted
         for key, made, real in (("forward", predicted, targets), ("reverse", recovered, sources)):
             error = (
                 (made - real)
@@ -52,7 +63,11 @@ def validate(
         if index == drawn:
             rows = _rows(dataset, sources, targets, predicted, recovered)
     values: dict[str, float] = {}
+    if edges:
+        values["q_abf"] = sum(edges) / len(edges)
     for key, names in (("forward", dataset.targets), ("reverse", dataset.sources)):
+        if edges and key == "forward":
+            continue
         errors = (squares[key] / voxels).tolist()
         values[f"psnr_{key}"] = psnr_of(sum(errors) / len(errors))
         if len(names) > 1:
@@ -60,6 +75,13 @@ def validate(
                 f"psnr_{key}_{name}": psnr_of(error) for name, error in zip(names, errors, strict=True)
             }
     return values, rows
+
+
+def _edges(sources: Tensor, fused: Tensor) -> float:
+    """Q^AB/F of one fused slice [1, 1, H, W] of sources [1, 2, H, W]."""
+    from ivan.metrics import q_abf
+
+    return float(q_abf(sources[0, 0], sources[0, 1], fused[0, 0].clamp(0, 1)))
 
 
 def psnr_of(mse: float) -> float:

@@ -1,0 +1,169 @@
+"""Quality at equal data and equal wall-clock: ours, the public network and loss, U-Nets, tables, and two
+known rivals.
+
+    python benchmarks/quality.py run ms        --out runs/q-ms          T1 -> T2, one patient to another
+    python benchmarks/quality.py run ms-flair  --out runs/q-ms-flair    T1 + FLAIR -> T2
+    python benchmarks/quality.py run sri24     --out runs/q-sri24       T1 + PD -> T2, slabs of an atlas
+    python benchmarks/quality.py run ixi       --out runs/q-ixi --data IXI --from T1 --to T2
+    python benchmarks/quality.py run folder    --out runs/q --data DIR --split FILE --from T1 --to T2
+    python benchmarks/quality.py report --out runs/q-ms                 table.md and figure.png from what is
+    there
+
+Every method sees the same slices in the same order with the same augmentation and trains for --minutes of its
+own time; the last weights count. A run that is stopped goes on where it was when the same command is given
+again; finished ones are not repeated. `docs/quality.md` says what the methods are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+METHODS = "ivan,public-twin,public-loss,unet,table,table+tv"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = main.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and measure")
+    run.add_argument("experiment", choices=("ms", "ms-flair", "sri24", "ixi", "folder"))
+    run.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and results")
+    run.add_argument("--methods", default=METHODS, help=f"of {METHODS},hi-net,score")
+    run.add_argument("--seeds", default="0,1,2", help="one run each")
+    run.add_argument("--minutes", type=float, default=30.0, help="training time of each run")
+    run.add_argument("--blocks", type=int, default=8, help="of the invertible networks")
+    run.add_argument("--growth", type=int, default=32, help="of the invertible networks")
+    run.add_argument("--batch", type=int, default=1, help="slices a step")
+    run.add_argument("--patch", type=int, default=48, help="side of the random patches; 0: whole slices")
+    run.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses")
+    run.add_argument("--data", type=Path, help="ixi, folder: folder of the images")
+    run.add_argument("--split", type=Path, help="folder: split file; its validation part is measured")
+    run.add_argument(
+        "--from", dest="sources", action="append", default=[], help="ixi, folder: source modality"
+    )
+    run.add_argument("--to", dest="targets", action="append", default=[], help="ixi, folder: target modality")
+    report = commands.add_parser("report", help="table and figure of what was run")
+    report.add_argument("--out", type=Path, required=True)
+    return main
+
+
+def plan_of(args: argparse.Namespace) -> Any:
+    """The experiment that was asked for. Raises InputError."""
+    from quality_lib import plans
+
+    from ivan.errors import InputError
+
+    if args.experiment in plans.SHARED:
+        if args.data or args.split or args.sources or args.targets:
+            raise InputError(
+                f"--data, --split, --from, --to: go with ixi and folder, not with {args.experiment}"
+            )
+        return plans.shared_plan(args.experiment, args.out)
+    if args.data is None or (args.experiment == "folder" and args.split is None):
+        missing = "--data" if args.data is None else "--split"
+        raise InputError(f"{missing}: not given; {args.experiment} needs it")
+    if not args.sources or not args.targets:
+        raise InputError("--from, --to: not given; name the modalities")
+    if args.experiment == "ixi":
+        return plans.ixi_plan(args.data, tuple(args.sources), tuple(args.targets))
+    return plans.folder_plan(args.data, args.split, tuple(args.sources), tuple(args.targets))
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Every method with every seed that has no result yet."""
+    import torch
+    from quality_lib.measure import measure, predictors, tables
+    from quality_lib.methods import TRAINED, UNTRAINED, Size, build
+    from quality_lib.plans import describe
+    from quality_lib.train import AUGMENTATION, Budget, train
+
+    from ivan.environment import collect
+    from ivan.errors import InputError
+    from ivan.training.files import replace_json
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    methods, seeds = args.methods.split(","), [int(seed) for seed in args.seeds.split(",")]
+    if strange := [name for name in methods if name not in (*TRAINED, *UNTRAINED)]:
+        raise InputError(
+            f"--methods: '{strange[0]}' given, expected some of {', '.join((*TRAINED, *UNTRAINED))}"
+        )
+    plan = plan_of(args)
+    size, budget = Size(args.blocks, args.growth), Budget(60 * args.minutes, args.batch, args.patch)
+    facts = collect()
+    machine = {**facts["Devices"], "torch": facts["Versions"]["torch"]}
+    settings = {"augmentation": AUGMENTATION, "size": vars(size), "budget": vars(budget)}
+    for seed in seeds:
+        for name in methods:
+            if name in UNTRAINED and seed != seeds[0]:
+                continue  # nothing random in them
+            path = args.out / "results" / f"{name}-seed{seed}.json"
+            if path.exists():
+                if json.loads(path.read_text())["plan"] != describe(plan):
+                    raise InputError(f"{path}: is of another experiment; choose a new --out")
+                continue
+            print(f"{plan.name}: {name}, seed {seed}", flush=True)
+            training, parameters = {"steps": 0, "seconds": 0.0}, 0
+            if name in UNTRAINED:
+                forward, reverse = tables(plan, smooth=name == "table+tv")
+            else:
+                method = build(name, len(plan.sources), len(plan.targets), size, seed)
+                if method is None:
+                    print(f"{name}: does not apply to {len(plan.sources)} to {len(plan.targets)}, passed by")
+                    continue
+                parameters = sum(p.numel() for p in method.parameters())
+                checkpoint = args.out / "checkpoints" / f"{name}-seed{seed}.pt"
+                training = train(method, plan, budget, seed, checkpoint, lambda line: print(line, flush=True))
+                forward, reverse = predictors(method)
+            result = {
+                "plan": describe(plan),
+                "protocol": plan.protocol,
+                "method": name,
+                "seed": seed,
+                "parameters": parameters,
+                "training": training,
+                "settings": settings,
+                "machine": machine,
+                "rows": measure(plan, forward, reverse),
+            }
+            replace_json(path, result)
+            for row in result["rows"]:
+                print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
+
+
+def write_report(out: Path) -> None:
+    """table.md and figure.png of the finished runs."""
+    from quality_lib.present import collect, figure, markdown
+
+    from ivan.errors import InputError
+    from ivan.training.files import replace_file
+
+    runs = collect(out)
+    if not runs:
+        raise InputError(f"{out}: no finished run in results/; run an experiment first")
+    replace_file(out / "table.md", markdown(runs).encode())
+    figure(runs, out / "figure.png")
+    print(markdown(runs))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run; errors are one line, as those of the command line."""
+    from ivan.errors import IvanError
+
+    args = parser().parse_args(arguments)
+    try:
+        if args.command == "run":
+            run_all(args)
+        write_report(args.out)
+    except IvanError as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Volume-level figures of every method, forward and reverse, in the same units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from quality_lib.methods import Method
+from quality_lib.plans import Plan
+
+FIGURES = ("psnr", "ssim", "nmse", "sharpness_ag", "sharpness_sf", "psnr_slices_mean", "through_plane_error")
+TV_WEIGHTS = (0.01, 0.02, 0.04, 0.08)
+Predict = Callable[[np.ndarray], "np.ndarray | None"]
+
+
+def measure(plan: Plan, forward: Predict, reverse: Predict) -> list[dict[str, Any]]:
+    """One row a case, direction and modality: `ivan.metrics.synthesis_metrics`, data range 1, no mask.
+
+    Args:
+        forward, reverse: slices [S, N or M, H, W] to [S, M or N, H, W], or None for no such direction.
+    """
+    from ivan.metrics import synthesis_metrics
+
+    rows = []
+    count = len(plan.sources)
+    for item in plan.measured:
+        _, slices = plan.load(item)
+        x, y = slices[:, :count], slices[:, count:]
+        for word, predict, given, real, names in (
+            ("forward", forward, x, y, plan.targets),
+            ("reverse", reverse, y, x, plan.sources),
+        ):
+            made = predict(given)
+            if made is None:
+                continue
+            made = np.maximum(made, 0)  # magnitude images
+            for index, name in enumerate(names):
+                values = synthesis_metrics(real[:, index], made[:, index], 1.0, axis=0)
+                numbers = {key: float(values[key]) for key in FIGURES if key in values}
+                rows.append({"case": item.case.name, "direction": word, "target": name, "values": numbers})
+    return rows
+
+
+def predictors(method: Method, pixels: int = 1 << 17) -> tuple[Predict, Predict]:
+    """The two directions of a trained method on arrays."""
+
+    def wrap(function: Callable[[torch.Tensor], torch.Tensor | None]) -> Predict:
+        def predict(slices: np.ndarray) -> np.ndarray | None:
+            batch = max(1, pixels // (slices.shape[2] * slices.shape[3]))
+            parts = []
+            with torch.no_grad():
+                for start in range(0, len(slices), batch):
+                    made = function(torch.from_numpy(np.ascontiguousarray(slices[start : start + batch])))
+                    if made is None:
+                        return None
+                    parts.append(made.float().numpy())
+            return np.concatenate(parts)
+
+        return predict
+
+    return wrap(method.forward_predict), wrap(method.reverse_predict)
+
+
+def tables(plan: Plan, smooth: bool) -> tuple[Predict, Predict]:
+    """The best pixelwise table of each direction, fitted on the training slices; None for four or more
+    inputs.
+
+    With `smooth`, total variation (Chambolle's algorithm of scikit-image) is applied to its image, with the
+    weight of `TV_WEIGHTS` that gives the smallest squared error on (at most 40 of) the training slices.
+    """
+    count = len(plan.sources)
+    seen = np.concatenate(
+        [
+            plan.load(item)[1].transpose(0, 2, 3, 1).reshape(-1, count + len(plan.targets))
+            for item in plan.training
+        ]
+    )
+    seen = seen.T
+
+    def direction(given: slice, wanted: slice) -> Predict:
+        from ivan.demo.baseline import BINS, PixelTable
+
+        inputs, outputs = seen[given], seen[wanted]
+        if len(inputs) not in BINS:
+            return lambda slices: None
+        fitted = [PixelTable.fit(inputs, output) for output in outputs]
+
+        def plain(slices: np.ndarray) -> np.ndarray:
+            return np.stack([table.predict(slices.swapaxes(0, 1)) for table in fitted], axis=1)
+
+        if not smooth:
+            return plain
+        weight = _tv_weight(plan, plain, given, wanted)
+        return lambda slices: _tv(plain(slices), weight)
+
+    return direction(slice(0, count), slice(count, None)), direction(slice(count, None), slice(0, count))
+
+
+def _tv(images: np.ndarray, weight: float) -> np.ndarray:
+    from skimage.restoration import denoise_tv_chambolle
+
+    return np.stack([[denoise_tv_chambolle(one, weight=weight) for one in each] for each in images])
+
+
+def _tv_weight(plan: Plan, plain: Callable[[np.ndarray], np.ndarray], given: slice, wanted: slice) -> float:
+    slices = np.concatenate([plan.load(item)[1] for item in plan.training[:4]])
+    slices = slices[:: max(1, len(slices) // 40)]
+    made, real = plain(slices[:, given]), slices[:, wanted]
+    errors = {weight: float(np.square(_tv(made, weight) - real).mean()) for weight in TV_WEIGHTS}
+    return min(errors, key=errors.__getitem__)

@@ -1,0 +1,123 @@
+"""Equal data, equal wall-clock: every method trains on the same slices for the same seconds, and can be
+stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ivan.errors import InputError, RunError
+from quality_lib.methods import Method
+from quality_lib.plans import Plan, describe
+
+SAVE_SECONDS = 60.0
+# Of the real run (docs/results.md): found within one training patient.
+AUGMENTATION = {"rotate": 9.0, "scale": 0.06, "contrast": 0.15, "brightness": 0.05, "intensity_on": "inputs"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds of training, slices a step, patch side (0: whole slices), clipping of the gradient's norm."""
+
+    seconds: float
+    batch: int = 1
+    patch: int = 48
+    clip: float = 1.0
+
+
+def train(
+    method: Method, plan: Plan, budget: Budget, seed: int, path: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train until the budget is spent; continue from `path` where an earlier call was stopped.
+
+    Time counts from the first batch on: reading batches, steps and optimiser, not decoding, saving or
+    measuring.
+
+    Returns:
+        steps, seconds, the last loss.
+
+    Raises:
+        RunError: a loss that is not finite. InputError: `path` belongs to another plan.
+    """
+    optimizer = torch.optim.Adam(method.parameters(), lr=method.rate)
+    seconds, step = 0.0, 0
+    if path.exists():
+        kept = torch.load(path, weights_only=True)
+        if kept["plan"] != describe(plan):
+            raise InputError(f"{path}: is of another experiment; choose a new --out")
+        method.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+        seconds, step = float(kept["seconds"]), int(kept["step"])
+        say(f"continuing at {seconds:.0f} s, step {step}")
+    torch.manual_seed(seed * 1_000_003 + step)
+    method.train()
+    saved = time.monotonic()
+    value = float("nan")
+    batches = _batches(plan, budget, seed, step)
+    while seconds < budget.seconds:
+        start = time.perf_counter()
+        batch = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = method.rate * method.schedule(seconds / budget.seconds)
+        loss = method.loss(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), budget.clip)
+        value = float(loss.detach())
+        if value != value or abs(value) == float("inf"):
+            raise RunError(f"{path.stem}: loss of step {step + 1} is {value}; a lower rate is needed")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        seconds += time.perf_counter() - start
+        if time.monotonic() - saved > SAVE_SECONDS:
+            _save(path, method, optimizer, plan, seconds, step)
+            say(f"{seconds:.0f} of {budget.seconds:.0f} s, step {step}, loss {value:.5f}")
+            saved = time.monotonic()
+    _save(path, method, optimizer, plan, seconds, step)
+    method.eval()
+    return {"steps": step, "seconds": seconds, "last_loss": value}
+
+
+def _save(path: Path, method: Method, optimizer: Any, plan: Plan, seconds: float, step: int) -> None:
+    from ivan.data import atomic_file
+
+    state = {
+        "model": method.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "seconds": seconds,
+        "step": step,
+        "plan": describe(plan),
+    }
+    with atomic_file(path) as file:
+        torch.save(state, file)
+
+
+def _batches(plan: Plan, budget: Budget, seed: int, step: int) -> Iterator[dict[str, Tensor]]:
+    """Batches from step `step` on, the same for every method and every restart."""
+    from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, collate_slices
+
+    dataset = SliceDataset(
+        plan.training,
+        plan.sources,
+        plan.targets,
+        training=True,
+        normalise=plan.normalise,
+        augmentation=Augmentation(**AUGMENTATION),  # type: ignore[arg-type]
+        patch_size=budget.patch or None,
+        seed=seed,
+    )
+    sampler = ShapeBatchSampler(dataset, budget.batch, seed=seed)
+    epoch, position = divmod(step, len(sampler))
+    while True:
+        dataset.set_epoch(epoch)
+        sampler.set_epoch(epoch, position)
+        for indices in sampler:
+            items = collate_slices([dataset[i] for i in indices])
+            yield {key: value for key, value in items.items() if isinstance(value, Tensor)}
+        epoch, position = epoch + 1, 0

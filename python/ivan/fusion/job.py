@@ -1,0 +1,298 @@
+"""`fuse` and `decompose`: two modalities in one image, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ivan.errors import InputError
+from ivan.fusion import state as states
+from ivan.fusion.fuser import METHODS, Fuser, protocol, write_results
+from ivan.fusion.measure import (
+    APPROXIMATE,
+    EXACT,
+    OURS,
+    FusionResult,
+    measure_decomposed,
+    measure_fused,
+    view,
+)
+from ivan.training.config import FUSED
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ivan.data import Case, LoadedCase, Volume
+    from ivan.inference import Predictor
+
+NORMALISATIONS = ("auto", "percentile", "none")
+
+
+def fuse(
+    data: str | Path = "",
+    sources: Sequence[str] = (),
+    out: str | Path = "",
+    *,
+    run: str | Path = "",
+    method: str = "laplacian",
+    roots: dict[str, str] | None = None,
+    plane: str = "axial",
+    normalise: str = "auto",
+    percentile: float = 99.5,
+    state: bool = True,
+    baselines: bool = False,
+    checkpoint: str = "",
+    device: str = "auto",
+    pixels: int = 1 << 18,
+    threads: int = 0,
+    progress: bool = True,
+) -> FusionResult:
+    """Fuse two modalities of every case and measure the result beside the fixed rules.
+
+    Writes OUT/fused/case on the first source's grid: values 0..1 (PNG: 16-bit gray), and where one source is
+    in colour 8-bit RGB (PNG) or RGB24 (NIfTI) with that source's chroma. With a network also
+    OUT/state/case.safetensors, the whole output, from which the sources come back exactly. Then metrics.json,
+    metrics.csv and report.html.
+
+    Args:
+        data, roots: folder of the images, or one folder a modality.
+        sources: the two modalities; with `run` those it was trained on.
+        run: run folder of `ivan train --task fusion`; empty: fuse by `method`.
+        method: rule of the fused image without a run: average, maximum, laplacian or wavelet.
+        plane, normalise, percentile: without a run, as in training; "auto": none for PNG, percentile
+        otherwise.
+        state: whether to write the state. baselines: whether to write the rules' images too, to
+        OUT/RULE/case.
+        checkpoint, device, pixels, threads: as `ivan.synthesize`.
+
+    Raises:
+        InputError: options or images that cannot be used. RunError: a file cannot be written.
+    """
+    from ivan.data import write_volume
+    from ivan.evaluation.measure import VIEWED_CASES
+    from ivan.inference import find, output_suffix, progress_over, set_threads, warn
+
+    out = _folder(out)
+    set_threads(threads)
+    fuser = _fuser(run, sources, method, plane, normalise, percentile, checkpoint, device, pixels)
+    predictor = fuser.predictor
+    result = FusionResult(protocol=protocol(fuser))
+    with progress_over(find(fuser.sources, data, roots), "fusing", progress) as (items, say):
+        for case in items:
+            loaded = fuser.load(case)
+            for note in loaded.notes:
+                warn(note)
+            result.warnings += [f"{case.name}: {note}" for note in loaded.notes]
+            fused, output = fuser.fuse(loaded)
+            suffix = output_suffix(case.files[fuser.sources[0]])
+            colours = _colours(case, fuser.sources, loaded)
+            wanted = {FUSED: fused[OURS if predictor else fuser.method]}
+            if baselines:
+                wanted |= {name: fused[name] for name in METHODS}
+            for folder, stack in wanted.items():
+                path = out / folder / f"{case.name}{suffix}"
+                volume = loaded.to_volume(stack)
+                if colours is not None:
+                    _write_colours(path, volume, colours, loaded.reference)
+                else:
+                    write_volume(path, volume, loaded.reference)
+                result.files.append(path)
+                say(f"wrote {path}")
+            decomposed: dict[str, np.ndarray] = {}
+            if predictor is not None and output is not None:
+                kept = states.State(output, loaded.scales, states.weights_digest(predictor.model))
+                if state:
+                    where = out / states.FOLDER / f"{case.name}{states.SUFFIX}"
+                    result.files.append(states.write_state(where, kept))
+                published = _published(out / FUSED / f"{case.name}{suffix}", loaded.plane)
+                decomposed = _decompositions(predictor, kept, published)
+            result.rows += measure_fused(case.name, loaded.slices, fused)
+            result.rows += measure_decomposed(case.name, fuser.sources, loaded.slices, decomposed)
+            if len(result.views) < VIEWED_CASES:
+                result.views.append(view(loaded, fuser.sources, fused, decomposed))
+    write_results(result, out, fuser)
+    return result
+
+
+def decompose(
+    data: str | Path,
+    out: str | Path,
+    *,
+    run: str | Path,
+    checkpoint: str = "",
+    device: str = "auto",
+    pixels: int = 1 << 18,
+    threads: int = 0,
+    progress: bool = True,
+) -> list[Path]:
+    """Both sources of every fused image in DATA/fused.
+
+    OUT/approximate/SOURCE/case comes from the fused image alone, in the units of the training set. Where the
+    whole output was kept (DATA/state/case.safetensors), OUT/exact/SOURCE/case is the source itself up to
+    rounding, in its own units; of a colour source the luma.
+
+    Raises:
+        InputError: no fused images, another run's state, or a run that does not fuse. RunError: cannot be
+            written.
+    """
+    from ivan.data import find_cases, read_volume, write_volume
+    from ivan.inference import output_suffix, progress_over, set_threads
+
+    data, out = Path(data), _folder(out)
+    set_threads(threads)
+    predictor = _predictor(run, checkpoint, device, pixels)
+    digest = states.weights_digest(predictor.model)
+    written: list[Path] = []
+    with progress_over(find_cases(data, [FUSED]), "decomposing", progress) as (items, say):
+        for case in items:
+            image = read_volume(case.files[FUSED], allow_constant=True, luma=True)
+            slices = _published(case.files[FUSED], predictor.config.plane)
+            where = data / states.FOLDER / f"{case.name}{states.SUFFIX}"
+            kept = None
+            if where.exists():
+                shape = (slices.shape[0], slices.shape[2], slices.shape[3])
+                kept = states.read_state(where, predictor.aug.channels, shape, digest)
+            for method, stack in _decompositions(predictor, kept, slices).items():
+                scales = kept.scales if kept and method == EXACT else predictor.scales
+                for index, name in enumerate(predictor.config.sources):
+                    values = stack[:, index]
+                    if name in scales:
+                        values = scales[name].undo(values)
+                    path = (
+                        out / method.split(",")[0] / name / f"{case.name}{output_suffix(case.files[FUSED])}"
+                    )
+                    written.append(write_volume(path, _to_volume(values, predictor.config.plane), image))
+                    say(f"wrote {path}")
+    return written
+
+
+def preview(predictor: Predictor, case: Case) -> FusionResult:
+    """One case fused and decomposed in memory, for the report of a training run."""
+    config = predictor.config
+    fuser = Fuser(config.sources, "", predictor, config.plane, config.normalise, config.percentile)
+    loaded = fuser.load(case)
+    fused, output = fuser.fuse(loaded)
+    assert output is not None
+    kept = states.State(output, loaded.scales, "")
+    decomposed = _decompositions(predictor, kept, fused[OURS][:, None])
+    rows = measure_fused(case.name, loaded.slices, fused)
+    rows += measure_decomposed(case.name, config.sources, loaded.slices, decomposed)
+    return FusionResult(rows, protocol(fuser), [view(loaded, config.sources, fused, decomposed)])
+
+
+def _folder(out: str | Path) -> Path:
+    if not str(out):
+        raise InputError("--out: no folder given for the results")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
+    return Path(out)
+
+
+def _predictor(run: str | Path, checkpoint: str, device: str, pixels: int) -> Predictor:
+    from ivan.inference import load_predictor
+
+    predictor = load_predictor(run, checkpoint=checkpoint, device=device, pixels=pixels)
+    if predictor.config.task != "fusion":
+        raise InputError(f"{run}: a run of synthesis, not of fusion; train one with ivan train --task fusion")
+    return predictor
+
+
+def _fuser(
+    run: str | Path,
+    sources: Sequence[str],
+    method: str,
+    plane: str,
+    normalise: str,
+    percentile: float,
+    checkpoint: str,
+    device: str,
+    pixels: int,
+) -> Fuser:
+    for name, value, allowed in (("method", method, METHODS), ("normalise", normalise, NORMALISATIONS)):
+        if value not in allowed:
+            raise InputError(f"--{name}: '{value}' given, expected one of {', '.join(allowed)}")
+    if not str(run):
+        if len(sources) != 2 or sources[0] == sources[1]:
+            raise InputError(
+                f"--from: {len(set(sources))} modalities given, expected two, as --from MRI --from CT"
+            )
+        return Fuser(tuple(sources), method, None, plane, normalise, percentile)
+    predictor = _predictor(run, checkpoint, device, pixels)
+    config = predictor.config
+    if sources and tuple(sources) != config.sources:
+        raise InputError(
+            f"--from: {' and '.join(sources)} given, but {run} fuses {' and '.join(config.sources)} in this "
+            "order; "
+            "leave --from out"
+        )
+    return Fuser(config.sources, method, predictor, config.plane, config.normalise, config.percentile)
+
+
+def _colours(case: Case, sources: Sequence[str], loaded: LoadedCase) -> np.ndarray | None:
+    """Chroma ``[X, Y, Z, 2]`` of the one source in colour, on the grid of the first; None where both are
+    gray."""
+    import numpy as np
+
+    from ivan.data.colour import chroma, read_colours
+    from ivan.data.resample import on_grid_of
+    from ivan.data.volume import Volume
+
+    found = {name: read for name in sources if (read := read_colours(case.files[name])) is not None}
+    if len(found) > 1:
+        raise InputError(
+            f"{case.name}: {' and '.join(found)} are both in colour; expected at most one, whose colours are "
+            "kept"
+        )
+    for rgb, volume in found.values():
+        planes = [
+            Volume(np.ascontiguousarray(rgb[..., c]), volume.affine, volume.grid, volume.path)
+            for c in range(3)
+        ]
+        if volume.path != loaded.reference.path:
+            planes = [Volume(on_grid_of(loaded.reference, p)[0], p.affine, p.grid, p.path) for p in planes]
+        return chroma(np.stack([p.data for p in planes], axis=-1))
+    return None
+
+
+def _write_colours(path: Path, luma: np.ndarray, cb_cr: np.ndarray, like: Volume) -> None:
+    from ivan.data.colour import recolour, write_colours
+
+    write_colours(path, recolour(luma, cb_cr), like)
+
+
+def _published(path: Path, plane: str) -> np.ndarray:
+    """A fused image as it was written: its luma 0..1 as slices ``[S, 1, H, W]``."""
+    from ivan.data import read_volume, volume_to_slices
+
+    return volume_to_slices(read_volume(path, allow_constant=True, luma=True).data, plane)[:, None]
+
+
+def _decompositions(
+    predictor: Predictor, kept: states.State | None, published: np.ndarray
+) -> dict[str, np.ndarray]:
+    """`EXACT` (where the state was kept) and `APPROXIMATE` -> sources ``[S, 2, H, W]``, normalised."""
+    import torch
+
+    found: dict[str, np.ndarray] = {}
+    count = len(predictor.config.sources)
+    if kept is not None:
+        device = next(predictor.model.parameters()).device
+        height, width = kept.output.shape[2:]
+        batch = max(1, predictor.pixels // (height * width))
+        with torch.inference_mode():
+            parts = [
+                predictor.aug.collapse_sources(predictor.model.inverse(piece.to(device)))[:, :count].cpu()
+                for piece in torch.from_numpy(kept.output).split(batch)
+            ]
+        found[EXACT] = torch.cat(parts).float().numpy()
+    found[APPROXIMATE] = predictor.predict(published, inverse=True)
+    return found
+
+
+def _to_volume(slices: np.ndarray, plane: str) -> np.ndarray:
+    import numpy as np
+
+    from ivan.data import slices_to_volume
+
+    return np.ascontiguousarray(slices_to_volume(slices, plane))

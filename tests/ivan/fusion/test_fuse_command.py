@@ -1,0 +1,276 @@
+"""`ivan train --task fusion`, `ivan fuse`, and back, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ivan.cli import run as ivan
+from ivan.data.colour import chroma, luma
+
+
+@pytest.fixture(scope="module")
+def fusion_run(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "fusion"
+    options = "--blocks 1 --growth 4 --epochs 2 --no-tensorboard --device cpu --threads 1 --quiet"
+    line = f"train --task fusion --data {volumes} --from MRI --from CT --out {run} {options}"
+    assert ivan(line.split()) == 0
+    return run
+
+
+def levels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"), float) / 255
+
+
+def test_a_rule_on_volumes(volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"fuse --data {volumes} --from MRI --from CT --method maximum --out {tmp_path} --baselines"
+    assert ivan(line.split()) == 0
+    printed = capsys.readouterr().out
+    for word in ("average", "maximum", "laplacian", "wavelet", "Q^AB/F", "bits", "percentile"):
+        assert word in printed
+    fused, mri = (nib.load(p) for p in (tmp_path / "fused/c0.nii.gz", volumes / "MRI/c0.nii.gz"))
+    assert np.array_equal(fused.affine, mri.affine)
+    stored = [np.asarray(nib.load(volumes / name / "c0.nii.gz").dataobj, float) for name in ("MRI", "CT")]
+    scaled = [x / np.percentile(x[x > 0], 99.5) for x in stored]
+    assert np.allclose(fused.get_fdata(), np.maximum(*scaled).clip(0, 1), atol=1e-5)
+    assert (tmp_path / "average" / "c1.nii.gz").exists()
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"average", "maximum", "laplacian", "wavelet"}
+    for row in rows:
+        assert set(row["values"]) == set(row["protocol"])
+        assert len(row["values"]) == 8
+    report = (tmp_path / "report.html").read_text()
+    assert "Fusion of MRI and CT" in report
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 1 + 2 * 4
+
+
+def test_numbers_are_those_of_the_metrics(volumes: Path, tmp_path: Path) -> None:
+    from ivan.data import volume_to_slices
+    from ivan.metrics import q_abf
+
+    assert ivan(f"fuse --data {volumes} --from MRI --from CT --out {tmp_path} --quiet".split()) == 0
+    rows = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    paths = [volumes / "MRI/c1.nii.gz", volumes / "CT/c1.nii.gz", tmp_path / "fused/c1.nii.gz"]
+    # Upright slices: Q^AB/F compares angles without their period, so it depends on how an image is turned.
+    slices = [volume_to_slices(np.asarray(nib.load(path).dataobj, np.float32)[::-1]) for path in paths]
+    a, b = (
+        (x / np.float32(np.percentile(x[x > 0], 99.5))).astype(float).clip(0, 1) * 255 for x in slices[:2]
+    )
+    row = next(r for r in rows if r["case"] == "c1" and r["method"] == "laplacian")
+    expected = float(q_abf(a, b, slices[2].astype(float) * 255, axis=0))
+    assert row["values"]["q_abf"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_colours_are_kept(images: Path, tmp_path: Path) -> None:
+    line = f"fuse --data {images} --from MRI --from PET --method average --out {tmp_path} --quiet"
+    assert ivan(line.split()) == 0
+    made, pet = levels(tmp_path / "fused/s0.png"), levels(images / "PET/s0.png")
+    gray = levels(images / "MRI/s0.png")[..., 0]
+    assert np.abs(chroma(made) - chroma(pet)).max() < 2 / 255  # 8 bits
+    assert np.abs(luma(made) - (luma(pet) + gray) / 2).max() < 1 / 255
+    assert np.abs(chroma(pet)).max() > 0.03
+
+
+def test_exact_and_approximate_decomposition(
+    fusion_run: Path, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, back = tmp_path / "out", tmp_path / "back"
+    assert ivan(f"fuse --run {fusion_run} --data {volumes} --out {out} --device cpu".split()) == 0
+    assert "approximate, from the fused image alone" in capsys.readouterr().out
+    rows = json.loads((out / "metrics.json").read_text())["rows"]
+    found = {(r["case"], r["part"], r["method"].split(",")[0]): r["values"] for r in rows}
+    for name in ("MRI", "CT"):
+        assert found["c0", name, "exact"]["largest_error"] < 1e-5
+        assert found["c0", name, "approximate"]["largest_error"] > 1e-2
+    assert (
+        ivan(f"fuse --inverse --run {fusion_run} --data {out} --out {back} --device cpu --quiet".split()) == 0
+    )
+    for name in ("MRI", "CT"):
+        real, exact, estimate = (
+            nib.load(p / name / "c1.nii.gz") for p in (volumes, back / "exact", back / "approximate")
+        )
+        assert np.array_equal(real.affine, exact.affine)
+        assert np.allclose(exact.get_fdata(), real.get_fdata(), atol=1e-5 * 1000)  # in the file's units
+        assert not np.allclose(estimate.get_fdata(), real.get_fdata(), atol=10)
+    # From the image alone nothing exact is claimed.
+    (out / "state" / "c0.safetensors").unlink()
+    again = tmp_path / "again"
+    assert (
+        ivan(f"fuse --inverse --run {fusion_run} --data {out} --out {again} --device cpu --quiet".split())
+        == 0
+    )
+    assert not (again / "exact" / "MRI" / "c0.nii.gz").exists()
+    assert (again / "exact" / "MRI" / "c1.nii.gz").exists()
+    assert (again / "approximate" / "MRI" / "c0.nii.gz").exists()
+
+
+def test_another_runs_state_is_refused(
+    fusion_run: Path, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import save_file
+
+    out = tmp_path / "out"
+    assert ivan(f"fuse --run {fusion_run} --data {volumes} --out {out} --device cpu --quiet".split()) == 0
+    path = out / "state" / "c0.safetensors"
+    line = f"fuse --inverse --run {fusion_run} --data {out} --out {tmp_path / 'b'} --device cpu".split()
+    for damage in ("weights", "bytes"):
+        if damage == "weights":
+            save_file({"state": torch.zeros(3, 2, 16, 18)}, path, {"weights": "0" * 64, "scales": "{}"})
+        else:
+            path.write_bytes(b"\x00" * 40)
+        capsys.readouterr()
+        assert ivan(line) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert str(path) in error
+
+
+@pytest.mark.parametrize("target", ["wavelet", "unsupervised"])
+def test_other_targets(volumes: Path, tmp_path: Path, tiny_options: list[str], target: str) -> None:
+    run = tmp_path / "run"
+    line = f"train --task fusion --data {volumes} --from MRI --from CT --fusion-target {target} --out {run}"
+    assert ivan([*line.split(), *tiny_options]) == 0
+    records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    last = records[-1]
+    assert last["split"] == "validation"
+    assert "psnr_reverse" in last
+    assert ("q_abf" in last) == (target == "unsupervised") != ("psnr_forward" in last)
+    assert ("structure" in records[0]) == (target == "unsupervised")
+    assert "decomposition" in (run / "report.html").read_text()
+    assert ivan(f"fuse --run {run} --data {volumes} --out {tmp_path / 'o'} --device cpu --quiet".split()) == 0
+    more = f"train --resume --out {run} --epochs 2 --quiet"
+    assert ivan(more.split()) == 0
+
+
+def test_a_label_and_colours_in_training(
+    volumes: Path, images: Path, tmp_path: Path, tiny_options: list[str]
+) -> None:
+    run = tmp_path / "label"
+    line = f"train --task fusion --data {volumes} --from MRI --from CT --to label --out {run}"
+    assert ivan([*line.split(), *tiny_options]) == 0
+    assert json.loads((run / "config.json").read_text())["targets"] == ["label"]
+    assert ivan(f"evaluate --run {run} --data {volumes} --device cpu --quiet".split()) == 0
+    assert ivan(f"fuse --run {run} --data {volumes} --out {tmp_path / 'o'} --device cpu --quiet".split()) == 0
+    run = tmp_path / "colour"
+    line = f"train --task fusion --data {images} --from MRI --from PET --normalise none --out {run}"
+    assert ivan([*line.split(), *tiny_options]) == 0
+    out = tmp_path / "c"
+    assert ivan(f"fuse --run {run} --data {images} --out {out} --device cpu --quiet".split()) == 0
+    assert Image.open(out / "fused" / "s0.png").mode == "RGB"
+    assert (
+        ivan(f"fuse --inverse --run {run} --data {out} --out {tmp_path / 'd'} --device cpu --quiet".split())
+        == 0
+    )
+    made = np.asarray(Image.open(tmp_path / "d/exact/PET/s0.png"), float) / 65535
+    assert np.abs(made - luma(levels(images / "PET/s0.png"))).max() < 1e-4  # the luma of the colour source
+
+
+def test_training_moves_towards_its_target(volumes: Path, tmp_path: Path) -> None:
+    from ivan.training import fit
+
+    for target, key in (("laplacian", "forward"), ("unsupervised", "total")):
+        run = fit(
+            data=str(volumes), sources=("MRI", "CT"), task="fusion", fusion_target=target, epochs=12, lr=1e-2,
+            blocks=1, growth=4, log_every=5, validation=0.0, flips=False, turns=False, tensorboard=False,
+            device="cpu", threads=1, out=str(tmp_path / target), progress=False, last_scale=0.1,
+        )  # fmt: skip
+        records = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+        assert records[-1][key] < 0.7 * records[0][key]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fuse --data {v} --from MRI --out {o}", "--from"),
+        ("fuse --data {v} --from MRI --from PD --out {o}", "PD"),
+        ("fuse --data {v} --from MRI --from CT --method best --out {o}", "--method"),
+        ("fuse --data {v} --from MRI --from CT --out {o} --inverse", "--inverse"),
+        ("fuse --data {v} --run {r} --method wavelet --out {o}", "--method"),
+        ("fuse --data {v} --run {r} --from CT --from MRI --out {o}", "--from"),
+        ("fuse --data {v} --run {r} --inverse --out {o}", "fused"),
+        ("fuse --data {v} --run {v} --out {o}", "config.json"),
+        ("synthesize --data {v} --run {r} --out {o}", "ivan fuse"),
+        ("evaluate --data {v} --run {r}", "ivan fuse"),
+        ("train --task fusion --data {v} --from MRI --out {o}", "--task fusion"),
+        (
+            "train --task fusion --data {v} --from MRI --from CT --to label --fusion-target wavelet --out "
+            "{o}",
+            "label",
+        ),
+        ("train --data {v} --from MRI --to CT --fusion-target wavelet --out {o}", "--fusion-target"),
+        ("test --task fusion --data {v} --out_path {o}", "ivan fuse"),
+        ("train --task fuse --data {v} --from MRI --to CT --out {o}", "fusion"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    line: str, words: str, volumes: Path, fusion_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ivan(line.format(v=volumes, r=fusion_run, o=tmp_path / "o").split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+
+
+def test_colour_volumes_on_another_grid(tmp_path: Path) -> None:
+    """A PET of type RGB24, stored from left to right, beside an MRI stored from right to left."""
+    from ivan.data.colour import RGB24
+
+    rng = np.random.default_rng(5)
+    gray = rng.uniform(0.3, 0.7, (9, 10, 3))
+    colours = np.rint((gray[..., None] + rng.uniform(-0.1, 0.1, (9, 10, 3, 3))) * 255)
+    voxels = np.zeros((9, 10, 3), RGB24)
+    for index, name in enumerate("RGB"):
+        voxels[name] = colours[..., index]
+    flipped = np.diag([-1.0, 1, 1, 1])
+    flipped[0, 3] = 8
+    for name, values, affine in (
+        ("MRI", (gray[::-1] * 1000).astype(np.int16), flipped),
+        ("PET", voxels, np.eye(4)),
+    ):
+        (tmp_path / name).mkdir()
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / "a.nii.gz")
+    out = tmp_path / "out"
+    line = (
+        f"fuse --data {tmp_path} --from MRI --from PET --method average --normalise none --out {out} --quiet"
+    )
+    assert ivan(line.split()) == 0
+    fused = nib.load(out / "fused" / "a.nii.gz")
+    assert np.array_equal(fused.affine, flipped)
+    stored = np.asarray(fused.dataobj)
+    made = np.stack([stored[name] for name in "RGB"], -1)[::-1] / 255
+    # Without normalisation the MRI, far above 1, saturates the image: its chroma stays where it can be shown.
+    assert luma(made).mean() > 0.9
+    line = line.replace("--normalise none", "--normalise percentile").replace(str(out), str(out) + "2")
+    assert ivan(line.split()) == 0
+    stored = np.asarray(nib.load(tmp_path / "out2" / "fused" / "a.nii.gz").dataobj)
+    made = np.stack([stored[name] for name in "RGB"], -1)[::-1] / 255
+    inside = ((made > 0) & (made < 1)).all(-1)  # not cut
+    assert inside.mean() > 0.5
+    assert np.abs(chroma(made) - chroma(colours / 255))[inside].max() < 2 / 255
+
+
+def test_resampling_is_told(volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, affine in (("MRI", np.diag([-1.0, 1, 2, 1])), ("CT", np.diag([-0.8, 0.9, 2, 1]))):
+        (tmp_path / name).mkdir()
+        values = np.asarray(nib.load(volumes / name / "c0.nii.gz").dataobj)
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / name / "c0.nii.gz")
+    out = tmp_path / "out"
+    assert ivan(f"fuse --data {tmp_path} --from MRI --from CT --out {out} --quiet".split()) == 0
+    assert "resampled" in capsys.readouterr().err
+    assert "resampled" in (out / "report.html").read_text()
+
+
+def test_two_colour_sources_are_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("PET", "SPECT"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "s0.png").write_bytes((images / "PET" / "s0.png").read_bytes())
+    assert ivan(f"fuse --data {tmp_path} --from PET --from SPECT --out {tmp_path / 'o'}".split()) == 2
+    assert "both in colour" in capsys.readouterr().err

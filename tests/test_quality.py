@@ -1,0 +1,210 @@
+"""benchmarks/quality.py at tiny size: every method trains, stops, goes on, is measured and shown."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture
+def quality(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    return importlib.import_module("quality")
+
+
+@pytest.fixture
+def ixi(tmp_path: Path, quality: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Seven subjects of three modalities with IXI's names; the protocol is shrunk to 3 + 1 + 2 of them."""
+    from quality_lib import plans
+
+    monkeypatch.setattr(plans, "IXI_SUBJECTS", (3, 1, 2))
+    monkeypatch.setattr(plans, "IXI_SLICES", 3)
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "IXI"
+    folder.mkdir()
+    for number in (2, 12, 13, 14, 15, 16, 17):
+        head = np.zeros((13, 14, 6))
+        head[2:11, 2:12, 2:5] = rng.uniform(0.2, 1, (9, 10, 3))
+        for name, values in (("T1", head), ("T2", np.where(head > 0, 1.2 - head, 0)), ("PD", head**2)):
+            path = folder / f"IXI{number:03d}-Guys-{800 + number:04d}-{name}.nii.gz"
+            nib.save(nib.Nifti1Image((values * 700).astype(np.int16), np.eye(4)), path)
+    return folder
+
+
+TINY = ["--minutes", "0.0005", "--blocks", "1", "--growth", "2", "--patch", "12", "--threads", "1"]
+
+
+def test_ixi_plan(ixi: Path) -> None:
+    from quality_lib.plans import ixi_plan
+
+    from ivan.errors import InputError
+
+    plan = ixi_plan(ixi, ("T1",), ("T2",))
+    names = [item.case.name for item in plan.training]
+    assert names == ["IXI002-Guys-0802", "IXI012-Guys-0812", "IXI013-Guys-0813"]
+    assert [item.case.name[:6] for item in plan.measured] == ["IXI015", "IXI016"]  # IXI014 is kept aside
+    assert {(item.start, item.stop) for item in (*plan.training, *plan.measured)} == {(2, 5)}
+    assert "25" not in plan.protocol
+    assert plan.load(plan.measured[0])[1].shape == (3, 2, 14, 13)
+    for path in ixi.glob("IXI016*"):
+        path.unlink()
+    for path in ixi.glob("IXI017*"):
+        path.unlink()
+    with pytest.raises(InputError, match="5 subjects"):
+        ixi_plan(ixi, ("T1",), ("T2",))
+
+
+def test_all_quick_methods_are_run_and_shown(
+    quality: Any, ixi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    methods = "ivan,public-twin,public-loss,unet,hi-net,table,table+tv"
+    line = ["run", "ixi", "--data", str(ixi), "--from", "T1", "--from", "PD", "--to", "T2", "--out", str(out)]
+    line += ["--methods", methods, "--seeds", "0,1", *TINY]
+    assert quality.main(line) == 0
+    results = {path.stem: json.loads(path.read_text()) for path in (out / "results").iterdir()}
+    trained = ("ivan", "public-twin", "public-loss", "unet", "hi-net")
+    assert set(results) == {f"{m}-seed{s}" for m in trained for s in (0, 1)} | {
+        "table-seed0",
+        "table+tv-seed0",
+    }
+    for name, result in results.items():
+        directions = {(row["direction"], row["target"]) for row in result["rows"]}
+        both = {("forward", "T2"), ("reverse", "T1"), ("reverse", "PD")}
+        assert directions == ({("forward", "T2")} if name.startswith("hi-net") else both)
+        assert len(result["rows"]) == 2 * len(directions)  # two cases
+        assert all(np.isfinite(row["values"]["psnr"]) for row in result["rows"])
+        assert ("table" in name) == (result["training"]["steps"] == 0)
+    assert results["ivan-seed0"]["parameters"] == results["public-loss-seed0"]["parameters"] > 1000
+    table = (out / "table.md").read_text()
+    assert table.count("±") >= 3
+    assert "3 subjects trained on" in table
+    assert (out / "figure.png").stat().st_size > 1000
+    before = {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
+    assert quality.main(line) == 0  # nothing is done twice
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
+    capsys.readouterr()
+    line[line.index("PD")] = "T2"
+    line[line.index("--to") + 1] = "PD"
+    assert quality.main(line) == 2
+    assert "another experiment" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_where_it_was(quality: Any, ixi: Path, tmp_path: Path) -> None:
+    from quality_lib.methods import Size, build
+    from quality_lib.plans import ixi_plan
+    from quality_lib.train import Budget, _batches, train
+
+    from ivan.errors import InputError
+
+    plan = ixi_plan(ixi, ("T1",), ("T2",))
+    budget = Budget(0.1, batch=2, patch=12)
+    whole = _batches(plan, budget, 3, 0)
+    skipped = [next(whole) for _ in range(9)][-1]
+    again = next(_batches(plan, budget, 3, 8))  # of a later epoch
+    assert torch.equal(skipped["source"], again["source"])
+    path = tmp_path / "x.pt"
+    method = build("ivan", 1, 1, Size(1, 2), 0)
+    assert method is not None
+    first = train(method, plan, budget, 0, path, print)
+    fresh = build("ivan", 1, 1, Size(1, 2), 0)
+    assert fresh is not None
+    same = train(fresh, plan, budget, 0, path, print)  # the budget is spent: only loaded
+    assert same["steps"] == first["steps"]
+    x = plan.load(plan.measured[0])[1][:, :1]
+    with torch.no_grad():
+        made = [m.forward_predict(torch.from_numpy(x.copy())) for m in (method, fresh)]
+    assert torch.equal(*made)
+    more = train(fresh, plan, Budget(2 * same["seconds"] + 0.05, batch=2, patch=12), 0, path, print)
+    assert more["steps"] > first["steps"]
+    with pytest.raises(InputError, match="another experiment"):
+        train(fresh, ixi_plan(ixi, ("T1",), ("PD",)), budget, 0, path, print)
+
+
+def test_public_recipe_halves_its_rate_and_uses_the_public_loss(quality: Any) -> None:
+    from quality_lib.methods import Size, build
+
+    import ivan
+
+    method = build("public-twin", 1, 1, Size(1, 2), 0)
+    ours = build("ivan", 1, 1, Size(1, 2), 0)
+    assert method is not None
+    assert ours is not None
+    assert [method.rate * method.schedule(s) for s in (0.0, 0.2, 0.99)] == [1e-4, 5e-5, 1e-4 / 32]
+    assert ours.schedule(0.0) < 0.01 < ours.schedule(0.03)
+    batch = {"source": torch.rand(1, 1, 9, 9), "target": torch.rand(1, 1, 9, 9)}
+    wanted = ivan.bidirectional_loss(
+        method.net, batch["source"], batch["target"], ivan.VariableAugmentation(1, 1), recipe="public"
+    )
+    assert torch.equal(method.loss(batch), wanted["total"])
+
+
+def test_the_u_nets_are_as_large_as_the_network(quality: Any) -> None:
+    from quality_lib.methods import Size, build
+
+    for sources, targets in ((1, 1), (2, 1), (1, 2)):
+        sizes = []
+        for name in ("ivan", "unet"):
+            method = build(name, sources, targets, Size(), 0)
+            assert method is not None
+            sizes.append(sum(p.numel() for p in method.parameters()))
+        assert sizes[1] == pytest.approx(sizes[0], rel=0.1)
+        assert build("hi-net", sources, targets, Size(), 0) is None or sources == 2
+
+
+def test_total_variation_smooths_the_table(quality: Any, ixi: Path) -> None:
+    from quality_lib.measure import tables
+    from quality_lib.plans import ixi_plan
+
+    plan = ixi_plan(ixi, ("T1",), ("T2",))
+    slices = plan.load(plan.measured[0])[1]
+    plain, smooth = (tables(plan, smooth=s)[0](slices[:, :1]) for s in (False, True))
+    assert plain is not None
+    assert smooth is not None
+    assert plain.shape == smooth.shape == (3, 1, 14, 13)
+    assert np.abs(np.diff(smooth, axis=3)).sum() < np.abs(np.diff(plain, axis=3)).sum()
+
+
+def test_score_model_trains_and_samples(quality: Any, ixi: Path, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from quality_lib import score
+    from quality_lib.plans import ixi_plan
+    from quality_lib.train import Budget, train
+
+    torch.manual_seed(0)
+    model = score.ScoreModel(1, 2)
+    model.steps = 3
+    plan = ixi_plan(ixi, ("T1",), ("T2", "PD"))
+    before = next(model.net.parameters()).detach().clone()
+    found = train(model, plan, Budget(0.01, patch=12), 0, tmp_path / "s.pt", print)
+    assert found["steps"] >= 1
+    assert np.isfinite(found["last_loss"])
+    assert not torch.equal(before, next(model.net.parameters()))
+    source = torch.rand(2, 1, 13, 10)
+    made = model.forward_predict(source)
+    assert made.shape == (2, 2, 13, 10)
+    assert torch.isfinite(made).all()
+    assert torch.equal(made, model.forward_predict(source))  # the noise does not change
+    assert model.reverse_predict(made) is None
+
+
+def test_bad_usage(quality: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line, words in (
+        ("run ixi", "--data"),
+        ("run folder --data x", "--split"),
+        ("run ixi --data x", "--from"),
+        ("run ms --from T1", "go with ixi"),
+        ("run ms --methods best", "--methods"),
+        ("report", "no finished run"),
+    ):
+        assert quality.main([*line.split(), "--out", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
