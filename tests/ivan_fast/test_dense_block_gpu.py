@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from reversible_nets import DIRECTIONS, dense_chain, distance, gradients, identical
 from test_dense_block import Case, cast, everything, make
 from torch import Tensor
 
@@ -195,6 +196,23 @@ def test_module_under_autocast() -> None:
         y = block(x)
     assert y.dtype == torch.float32
     assert torch.equal(y, ops.dense_block(x, list(block.weights), list(block.biases), 0.2, "bf16"))
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("compute", ["strict", "bf16"])
+def test_memory_policies_agree(direction: str, compute: str, kernel: str) -> None:
+    """The chain walked back by inversion, where every dense block multiplies as `compute` says."""
+    chain = dense_chain(2, growth=32).to("cuda")
+    for module in chain.modules():
+        if isinstance(module, DenseBlock):
+            module.compute = compute
+    x = torch.randn(1, 2, 40, 36, device="cuda", requires_grad=True)
+    stored = gradients(chain, x, "store", direction)
+    assert identical(gradients(chain, x, "boundary", direction), stored)
+    assert distance(gradients(chain, x, "invert", direction), stored) < (
+        1e-4 if compute == "strict" else 3e-2
+    )
+    assert chain.guard_trips == 0
 
 
 def test_another_device_than_the_current_one() -> None:
