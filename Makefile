@@ -83,7 +83,8 @@ test: $(STAMPS)/install $(STAMPS)/rivals
 # Everything about this machine's GPU within ten minutes, the build included: tests, accuracy, sanitizer, times; results
 # go to benchmarks/results/. Needs no network where torch, numpy, cmake, ninja, pybind11 and pytest are there.
 $(STAMPS)/gpu-install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
-	IVAN_FAST_CUDA=ON $(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
+	PATH="$$(dirname "$$(command -v $(PYTHON))"):$$PATH" IVAN_FAST_CUDA=ON \
+		$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
 gpu-check:

@@ -65,7 +65,9 @@ class Kernel:
     def label(self) -> str:
         """The name without what every kernel's has."""
         short = self.name.replace("(anonymous namespace)::", "").replace("ivan_fast::cuda::", "")
-        return re.sub(r"^void |\(.*", "", short)
+        short = short.removeprefix("void ")
+        end = short.find(">(")  # of the template's arguments, which may hold brackets themselves
+        return short[: end + 1] if end >= 0 else short.partition("(")[0]
 
 
 def find_tools() -> Path:

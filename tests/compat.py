@@ -3,9 +3,9 @@
     python tests/compat.py [--torch "2.10.0 2.14.1"]
 
 Builds one wheel against the torch of this environment, then for every version makes a fresh environment,
-installs that torch and the very same wheel, and runs the op tests there. Without --torch: the oldest supported
-torch and the newest that pip offers. An environment takes several GB where torch comes with CUDA; it is
-removed afterwards.
+installs that torch and the very same wheel, and runs the op tests there. Without --torch: the oldest
+supported torch and the newest that pip offers. An environment takes several GB where torch comes with CUDA;
+it is removed afterwards.
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ sys.meta_path.insert(0, Block())
 """
 
 
+pytestmark = pytest.mark.timeout(600)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def modules():
     """The check's modules import each other by plain names, as scripts in one folder do."""
@@ -43,7 +46,7 @@ def check(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(FOLDER), "--results", str(folder / "results"), *map(str, arguments)]
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=280, check=False, cwd=folder
+        command, env=environment, capture_output=True, text=True, timeout=580, check=False, cwd=folder
     )
 
 

@@ -186,20 +186,18 @@ template <typename T>
 __global__ void __launch_bounds__(kPointwiseThreads)
     mix_reduce_kernel(const double* partial, T* grad_weight, std::int64_t blocks, int pairs) {
   __shared__ double warp_sums[kWarps];
-  for (int pair = blockIdx.x; pair < pairs; pair += gridDim.x) {
-    double own = 0;
-    for (std::int64_t block = threadIdx.x; block < blocks; block += kPointwiseThreads) {
-      own += partial[block * pairs + pair];
-    }
-    const double sum = warp_sum(own);
-    if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      double all = 0;
-      for (int warp = 0; warp < kWarps; ++warp) all += warp_sums[warp];
-      grad_weight[pair] = static_cast<T>(all);
-    }
-    __syncthreads();
+  const int pair = static_cast<int>(blockIdx.x);
+  double own = 0;
+  for (std::int64_t block = threadIdx.x; block < blocks; block += kPointwiseThreads) {
+    own += partial[block * pairs + pair];
+  }
+  const double sum = warp_sum(own);
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    double all = 0;
+    for (int warp = 0; warp < kWarps; ++warp) all += warp_sums[warp];
+    grad_weight[pair] = static_cast<T>(all);
   }
 }
 
@@ -300,9 +298,8 @@ template <typename T>
 void backward(const ChannelMixBackwardParams& p, cudaStream_t stream) {
   const std::int64_t blocks = p.batch * p.pixels == 0 ? 0 : backward_partial<T>(p, stream);
   const std::int64_t pairs = p.channels * p.channels;
-  const auto grid = static_cast<unsigned>(pairs < kMaxGridY ? pairs : kMaxGridY);
-  launch("channel_mix_backward", mix_reduce_kernel<T>, dim3(grid), dim3(kPointwiseThreads), 0, stream, p.partial,
-         static_cast<T*>(p.grad_weight), blocks, static_cast<int>(pairs));
+  launch("channel_mix_backward", mix_reduce_kernel<T>, dim3(static_cast<unsigned>(pairs)), dim3(kPointwiseThreads), 0,
+         stream, p.partial, static_cast<T*>(p.grad_weight), blocks, static_cast<int>(pairs));
 }
 
 }  // namespace

@@ -135,7 +135,7 @@ __device__ __forceinline__ void ldmatrix(std::uint32_t (&registers)[kMatrices], 
 }
 
 // Starts copying kBytes (4, 8 or 16, both addresses aligned to it) from global to shared memory; only the first
-// `valid` bytes are read, zeros follow. sm_75, which has no such instruction, copies at once.
+// `valid` bytes (a multiple of 4) are read, zeros follow. sm_75, which has no such instruction, copies at once.
 template <int kBytes>
 __device__ __forceinline__ void cp_async(void* to_shared, const void* from_global, int valid = kBytes) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
@@ -152,10 +152,16 @@ __device__ __forceinline__ void cp_async(void* to_shared, const void* from_globa
                  : "memory");
   }
 #else
-  for (int i = 0; i < kBytes / 4; ++i) {
-    std::uint32_t word = 0;
-    if (4 * i < valid) word = static_cast<const std::uint32_t*>(from_global)[i];
-    static_cast<std::uint32_t*>(to_shared)[i] = word;
+  struct alignas(kBytes) Bytes {
+    std::uint32_t words[kBytes / 4];
+  };
+  if (valid == kBytes) {
+    *static_cast<Bytes*>(to_shared) = *static_cast<const Bytes*>(from_global);
+  } else {
+    for (int i = 0; i < kBytes / 4; ++i) {
+      const bool inside = 4 * i < valid;
+      static_cast<std::uint32_t*>(to_shared)[i] = inside ? static_cast<const std::uint32_t*>(from_global)[i] : 0;
+    }
   }
 #endif
 }

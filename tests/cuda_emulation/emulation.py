@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
 KERNELS = REPO / "csrc" / "cuda"
 CACHE = REPO / "build" / "cuda-emulation"
-INCLUDE = [f"-I{HERE / 'include'}", f"-I{REPO / 'csrc' / 'include'}", f"-I{KERNELS}", f"-I{HERE}"]
+Edit = tuple[str, str, str]
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 COMMON += ["-Wno-unknown-pragmas", "-DIVAN_EMU"]
 UNDEFINED = "alignment,bounds,float-cast-overflow,null,shift,signed-integer-overflow"  # what compiles quickly
@@ -41,64 +41,67 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def headers() -> bytes:
+def headers(kernels: Path) -> bytes:
     """The contents of every header that a source may include."""
-    folders = (HERE, HERE / "include", REPO / "csrc" / "include" / "ivan_fast", KERNELS)
+    folders = (HERE, HERE / "include", REPO / "csrc" / "include" / "ivan_fast", kernels)
     files = [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in (".h", ".cuh")]
     return b"".join(p.read_bytes() for p in files)
 
 
-def build_object(source: Path, text: str, flags: Sequence[str], all_headers: bytes) -> Path:
-    """The compiled object of `text`, which is what `source` holds, or a changed version of it."""
-    command = [str(compiler()), *COMMON, *flags, *INCLUDE]
-    key = hashlib.sha256(all_headers + text.encode() + "\0".join([source.name, *command]).encode())
+def edited(edits: Sequence[Edit]) -> Path:
+    """A copy of csrc/cuda with the edits made; every pattern must match."""
+    key = hashlib.sha256(repr(edits).encode() + headers(KERNELS)).hexdigest()[:20]
+    folder = CACHE / f"edited-{key}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(KERNELS, folder)
+    for name, pattern, replacement in edits:
+        text, count = re.subn(pattern, replacement, (folder / name).read_text(), count=1)
+        assert count == 1, f"csrc/cuda/{name} holds no {pattern}"
+        (folder / name).write_text(text)
+    return folder
+
+
+def build_object(source: Path, flags: Sequence[str], kernels: Path, all_headers: bytes) -> Path:
+    """The compiled object of `source`, which may include headers of the folder `kernels`."""
+    include = [HERE / "include", REPO / "csrc" / "include", kernels, HERE]
+    command = [str(compiler()), *COMMON, *flags, *(f"-I{folder}" for folder in include)]
+    key = hashlib.sha256(all_headers + source.read_bytes() + "\0".join([str(source), *command]).encode())
     target = CACHE / f"{source.stem}-{key.hexdigest()[:20]}.o"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}.part")
-        named = f'# 1 "{source}"\n{text}'  # for messages and debug information
-        subprocess.run([*command, "-x", "c++", "-c", "-", "-o", part], input=named, text=True, check=True)
+        subprocess.run([*command, "-x", "c++", "-c", str(source), "-o", part], check=True)
         part.replace(target)
     return target
 
 
-def build(variant: str, edits: Mapping[str, tuple[str, str]] | None = None) -> Path:
-    """The shared library of all kernels. `edits` maps a file name of csrc/cuda to (pattern, replacement): the
-    regular expression must match, and its first match is replaced (planted faults)."""
+def build(variant: str, edits: Sequence[Edit] = (), only: Sequence[str] = ()) -> Path:
+    """The shared library of the kernels.
+
+    Args:
+        edits: planted faults: (file name in csrc/cuda, regular expression, replacement of its first match).
+        only: stems of the kernels' sources and of exports_*.cpp; default: all.
+    """
     kernel_flags, emulator_flags, link_flags = VARIANTS[variant]
     native = ["-mfma"] if platform.machine() in ("x86_64", "AMD64") else []
-    edits = dict(edits or {})
-    kernels = [*sorted(KERNELS.glob("*.cu")), HERE / "planted.cu"]
-    jobs: list[tuple[Path, str, list[str]]] = []
-    for source in kernels:
-        text = source.read_text()
-        if source.name in edits:
-            pattern, replacement = edits.pop(source.name)
-            text, count = re.subn(pattern, replacement, text, count=1)
-            assert count == 1, f"{source.name} holds no {pattern}"
-        jobs.append((source, text, [*kernel_flags, *native, "-Wno-maybe-uninitialized"]))
-    assert not edits, f"no such sources: {sorted(edits)}"
-    hosts = [HERE / "emulator.cpp", HERE / "tensor_core.cpp", *sorted(HERE.glob("exports_*.cpp"))]
+    folder = edited(edits) if edits else KERNELS
+    sources = [*sorted(folder.glob("*.cu")), HERE / "planted.cu"]
+    hosts = [HERE / "emulator.cpp", HERE / "tensor_core.cpp"]
     hosts += [HERE / "race.cpp"] if variant == "race" else []
-    jobs += [(source, source.read_text(), emulator_flags) for source in hosts]
-    all_headers = headers()
+    exports = sorted(HERE.glob("exports_*.cpp"))
+    if only:
+        sources, exports = ([p for p in paths if p.stem in only] for paths in (sources, exports))
+    jobs = [(source, [*kernel_flags, *native, "-Wno-maybe-uninitialized"]) for source in sources]
+    jobs += [(source, emulator_flags) for source in (*hosts, *exports)]
+    all_headers = headers(folder)
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda job: build_object(*job, all_headers), jobs))
+        objects = list(pool.map(lambda job: build_object(*job, folder, all_headers), jobs))
     key = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:20]
     library = CACHE / f"lib{variant}-{key}.so"
     if not library.exists():
         part = library.with_suffix(f".{os.getpid()}.part")
-        command = [
-            str(compiler()),
-            "-shared",
-            *link_flags,
-            "-Wl,-z,defs",
-            *map(str, objects),
-            "-ldl",
-            "-o",
-            part,
-        ]
-        subprocess.run(command, check=True)
+        command = [str(compiler()), "-shared", *link_flags, "-Wl,-z,defs", *map(str, objects)]
+        subprocess.run([*command, "-ldl", "-o", part], check=True)
         part.replace(library)
     return library
 
@@ -162,5 +165,5 @@ def as_c(argument: object) -> object:
     raise TypeError(f"cannot pass {type(argument).__name__} to a launcher")
 
 
-def load(variant: str, edits: Mapping[str, tuple[str, str]] | None = None) -> Emulator:
-    return Emulator(variant, build(variant, edits))
+def load(variant: str, edits: Sequence[Edit] = (), only: Sequence[str] = ()) -> Emulator:
+    return Emulator(variant, build(variant, edits, only))

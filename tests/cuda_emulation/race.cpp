@@ -231,6 +231,18 @@ extern "C" void __tsan_read_range(void* address, unsigned long bytes) {
 extern "C" void __tsan_write_range(void* address, unsigned long bytes) {
   cuda_emulation::race::instrumented(address, bytes, true, __builtin_return_address(0));
 }
+// Host state that launchers keep in atomics; kernels have none.
+#define ATOMIC(bits, type)                                                                       \
+  extern "C" type __tsan_atomic##bits##_load(const volatile type* a, int) { return *a; }         \
+  extern "C" void __tsan_atomic##bits##_store(volatile type* a, type value, int) { *a = value; } \
+  extern "C" type __tsan_atomic##bits##_exchange(volatile type* a, type value, int) {            \
+    const type before = *a;                                                                      \
+    *a = value;                                                                                  \
+    return before;                                                                               \
+  }
+ATOMIC(8, std::uint8_t)
+ATOMIC(32, std::uint32_t)
+ATOMIC(64, std::uint64_t)
 extern "C" void __tsan_init() {}
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}

@@ -31,6 +31,7 @@ FAULTS = {
 }
 
 pytestmark = [
+    pytest.mark.timeout(900),  # the build of the sanitized kernels is in it
     pytest.mark.skipif(emulation.compiler() is None, reason="no C++ compiler"),
     pytest.mark.skipif(os.environ.get("IVAN_CUDA_EMULATION") == "asan", reason="this is that process"),
 ]
@@ -48,7 +49,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=880,
         check=False,
     )
 
