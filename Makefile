@@ -22,13 +22,16 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo lint format bench performance gpu-check compat cuda-gate clean
+.PHONY: help setup test demo docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
 	@echo "make gpu-check  this machine's GPU: right? how fast? ten minutes, no network"
 	@echo "make compat     one build on the oldest and the newest torch (COMPAT_TORCH=\"2.10.0 2.14.1\")"
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
+	@echo "make soak       kill -9 at random moments, KILLS=50 of each job      make fuzz   thousands of damaged files"
+	@echo "make docs       write docs/api.md and the notebook anew"
+	@echo "make wheel      build and check the wheel in dist/  make portable-gate  the kernels without AVX"
 	@echo "make bench      kernels and network against plain PyTorch, into benchmarks/results/bench.json"
 	@echo "make performance  measures and writes docs/performance.md (25 minutes, on a quiet machine)"
 	@echo "make cuda-gate  all CUDA architectures, warnings are errors"
@@ -57,7 +60,7 @@ $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
 	touch $@
 
 $(STAMPS)/install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
-	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo,baselines]'
+	$(BIN)/pip install -q --no-build-isolation -e '.[test,demo,prepare,register,notebook,baselines]'
 	touch $@
 
 $(STAMPS)/lint-tools: $(STAMPS)/venv pyproject.toml
@@ -87,6 +90,18 @@ $(STAMPS)/gpu-install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
 		$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@
 
+# Pages that are written from the code: the API reference and the notebook.
+docs: $(STAMPS)/install
+	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/first_steps.py
+
+# Results after kills must equal those of jobs nobody killed: one thread, so that sums have one order.
+soak: $(STAMPS)/install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/soak/soak.py --kills $(or $(KILLS),50) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(STAMPS)/install
+	IVAN_FUZZ=$(or $(FUZZ),2000) $(BIN)/pytest -q tests/ivan/test_fuzz.py -o timeout=0 $(PYTEST_ARGS)
+
 gpu-check:
 	@ls /dev/nvidia[0-9]* >/dev/null 2>&1 || nvidia-smi -L >/dev/null 2>&1 \
 		|| { echo "gpu-check: no CUDA device on this machine; nothing was checked" >&2; exit 1; }
@@ -114,6 +129,30 @@ format: $(STAMPS)/lint-tools
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CLANG_FORMAT_SOURCES)
+
+$(STAMPS)/wheel-tools: $(STAMPS)/venv pyproject.toml
+	$(BIN)/pip install -q $$(sed -n 's/^wheel = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+	touch $@
+
+# One wheel for CPU and CUDA (kernels for every architecture unless IVAN_WHEEL_ARCHS says less), made manylinux by
+# auditwheel; torch's libraries stay outside, the user has them. Checked in a fresh environment that only borrows
+# this one's dependencies, from outside of the checkout.
+wheel: $(STAMPS)/install $(STAMPS)/wheel-tools
+	rm -rf build/wheel build/wheel-venv dist
+	TORCH_CUDA_ARCH_LIST="$(IVAN_WHEEL_ARCHS)" $(BIN)/pip wheel -q --no-build-isolation --no-deps -w build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair -w dist build/wheel/*.whl \
+		$(foreach library,torch torch_cpu torch_cuda torch_python c10 c10_cuda,--exclude lib$(library).so)
+	$(BIN)/python -m venv --without-pip build/wheel-venv
+	$(BIN)/python -c 'import pathlib, sys; \
+		paths = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]; \
+		next(pathlib.Path("build/wheel-venv").glob("lib/*/site-packages")).joinpath("borrowed.pth").write_text("\n".join(paths))'
+	$(BIN)/pip --python build/wheel-venv/bin/python install -q --no-deps --no-index --ignore-installed dist/*.whl
+	cd build/wheel-venv && bin/python $(abspath tests/wheel/check_wheel.py)
+	ls -l dist
+
+# The kernels of processors without AVX: cross-compiled for ARM and run in an emulator (see the test for its needs).
+portable-gate: $(STAMPS)/install
+	$(BIN)/pytest -q -rs tests/csrc/test_arm.py
 
 # Only the CUDA kernels, for every architecture that releases are built for, and their machine code against the rules of
 # cmake/cuda_gate.toml; needs nvcc, but no GPU. Two compilations at once unless MAX_JOBS says otherwise.

@@ -128,7 +128,7 @@ setup(
     packages=find_packages(include=["ivan_fast", "ivan_fast.*"])
     + find_packages("python", include=["ivan", "ivan.*"]),
     package_dir={"ivan_fast": "ivan_fast", "ivan": "python/ivan"},
-    package_data={"ivan_fast": ["py.typed", "*.pyi"], "ivan.report": ["page/*"]},
+    package_data={"ivan_fast": ["py.typed", "*.pyi"], "ivan.report": ["page/*"], "ivan.prepare": ["page/*"]},
     ext_modules=[Extension("ivan_fast._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

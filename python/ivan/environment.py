@@ -26,6 +26,8 @@ def collect() -> dict[str, dict[str, Any]]:
         "safetensors",
         "typer",
         "rich",
+        "pydicom",
+        "SimpleITK",
     )
     for package in packages:
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
+from ivan.suspicion import CLIPPED_LEVEL, clipping_lines, read_profiles
 from ivan.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ivan.data import Case, LoadedCase, Scale
+    from ivan.data.profile import Profile
     from ivan.model import IVAN
     from ivan.variables import VariableAugmentation
 
@@ -35,6 +38,7 @@ class Predictor:
         scales: modality -> scale of the training set (median over its volumes), the units of written images.
         origin: checkpoint the weights come from.
         pixels: upper bound of the pixels (N x H x W) of one batch; memory grows with it.
+        profiles: modality -> what its training images looked like; empty for runs of older versions.
     """
 
     model: IVAN
@@ -43,14 +47,30 @@ class Predictor:
     scales: dict[str, Scale]
     origin: Path
     pixels: int = DEFAULT_PIXELS
+    profiles: dict[str, list[Profile]] = field(default_factory=dict)
 
     def modalities(self, inverse: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(given, predicted) modalities of a direction."""
         sources, targets = self.config.sources, self.config.targets
         return (targets, sources) if inverse else (sources, targets)
 
+    def suspicions(self, loaded: LoadedCase, given: Sequence[str]) -> list[str]:
+        """One line for each way in which the given images of a case are unlike the training images."""
+        from ivan.data.profile import profiles_of, unusual
+
+        found = profiles_of(loaded)
+        return [
+            line
+            for name in given
+            for line in unusual(f"{name} of {loaded.name}", found[name], self.profiles.get(name, []))
+        ]
+
     def predict(
-        self, slices: np.ndarray, inverse: bool = False, span: tuple[int, int] | None = None
+        self,
+        slices: np.ndarray,
+        inverse: bool = False,
+        span: tuple[int, int] | None = None,
+        clipped: dict[str, float] | None = None,
     ) -> np.ndarray:
         """Predict slices of a case.
 
@@ -59,12 +79,14 @@ class Predictor:
                 targets for `inverse`.
             inverse: predict the sources from the targets.
             span: half-open range of slices to predict (default: all); a network with context looks beyond it.
+            clipped: receives, for each modality whose negative values were set to 0, the share of voxels
+                that were below -0.02 (rounding about a black background does not count).
 
         Returns:
             [K, P, H, W] float32 of P modalities in normalised units; values below 0 are set to 0 for
             modalities whose training images had none (magnitude images: there the scale's `low` is 0).
         """
-        return self.predict_states(slices, inverse, span)[0]
+        return self.predict_states(slices, inverse, span, clipped=clipped)[0]
 
     def predict_states(
         self,
@@ -72,12 +94,14 @@ class Predictor:
         inverse: bool = False,
         span: tuple[int, int] | None = None,
         look: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        clipped: dict[str, float] | None = None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """`predict`, and something made of the network's whole output.
 
         Args:
             look: called for each batch with the modalities given, the network's input and its output,
                 `[B, M', H, W]` and twice `[B, C, H, W]`; its results `[B, any, H, W]` are joined.
+            clipped: as in `predict`.
         """
         import numpy as np
         import torch
@@ -111,6 +135,8 @@ class Predictor:
                     seen.append(look(given, state, output).float().cpu().numpy())
         for index, name in enumerate(names):
             if name not in self.scales or self.scales[name].low == 0:
+                if clipped is not None:
+                    clipped[name] = float((result[:, index] < CLIPPED_LEVEL).mean())
                 np.maximum(result[:, index], 0, out=result[:, index])
         return result, np.concatenate(seen) if seen else None
 
@@ -166,7 +192,9 @@ def load_predictor(
     model, aug = build_model(config)
     load_weights(model, found.tensors["model"], found.path)
     target = choose_device(device)
-    return Predictor(model.to(target).eval(), aug, config, read_scales(run), found.path, pixels)
+    return Predictor(
+        model.to(target).eval(), aug, config, read_scales(run), found.path, pixels, read_profiles(run)
+    )
 
 
 def predictor_of(run: Path, weights: Path | None, settings: dict[str, Any], device: str) -> Predictor:
@@ -266,6 +294,8 @@ def synthesize(
         InputError: the run or the data cannot be used.
         RunError: a result cannot be written; those before it are whole.
     """
+    from ivan.data.writing import remove_leftovers
+
     if not str(out):
         raise InputError("--out: no folder given for the results")
     if Path(out).exists() and not Path(out).is_dir():
@@ -279,13 +309,17 @@ def synthesize(
             f"{run}: a run of fusion; use ivan fuse --run, and ivan fuse --run --inverse to decompose"
         )
     cases = find(predictor.modalities(inverse)[0], data, roots)
+    for name in predictor.modalities(inverse)[1]:
+        remove_leftovers(Path(out) / name)
     written: list[Path] = []
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:
+            started = time.perf_counter()
             _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty)
+            seconds = time.perf_counter() - started
             written += paths
             for path in paths:
-                say(f"wrote {path}")
+                say(f"wrote {path} ({seconds:.1f} s)")
     return written
 
 
@@ -306,11 +340,12 @@ def synthesize_case(
     loaded = predictor.load(case, given)
     for note in loaded.notes:
         warn(note)
+    clipped: dict[str, float] = {}
     doubt = None
     if uncertainty:
         predicted, doubt = predict_with_uncertainty(predictor, loaded.slices, inverse)
     else:
-        predicted = predictor.predict(loaded.slices, inverse)
+        predicted = predictor.predict(loaded.slices, inverse, clipped=clipped)
     volumes, paths = {}, []
     suffix = output_suffix(case.files[given[0]])
     for index, name in enumerate(names):
@@ -331,6 +366,8 @@ def synthesize_case(
             doubts = np.clip(doubts, 0, 1) if suffix == ".png" else doubts
             path = out / f"{name}{SUFFIX}" / f"{case.name}{suffix}"
             paths.append(write_volume(path, loaded.to_volume(doubts), loaded.reference))
+    for line in [*predictor.suspicions(loaded, given), *clipping_lines(case.name, clipped)]:
+        warn(line)
     return volumes, paths
 
 
@@ -348,12 +385,15 @@ def find(
 ) -> list[Case]:
     """The cases in `data` (or in one folder a modality); those left out are told on standard error."""
     from ivan.data import find_cases, find_cases_in_folders
+    from ivan.data.datalist import is_datalist, read_datalist
 
     if roots:
         if missing := [name for name in required if name not in roots]:
             raise InputError(f"--root1/2/3: no folder for {missing[0]}; give one folder for each modality")
         extra = {name: roots[name] for name in optional if name in roots}
         cases = find_cases_in_folders({name: roots[name] for name in required}, optional=extra)
+    elif str(data) and is_datalist(data):
+        cases = read_datalist(data, required, optional=optional)
     elif str(data):
         cases = find_cases(data, required, optional=optional)
     else:

@@ -95,6 +95,7 @@ def page(tmp_path_factory) -> Path:
         MetricRow(f"case {i}", "T2", {"psnr": v})
         for i, v in enumerate((9.5, 26.0, None, float("inf"), 101.0))
     ]
+    rows.append(MetricRow("second <b>", "T1", {"psnr": -1.0}, "inverse"))
     return write_report(
         tmp_path_factory.mktemp("report") / "report.html",
         title="Browser",
@@ -164,6 +165,46 @@ def test_fragment_chooses_case_direction_and_slice(page: Path, tmp_path: Path) -
     assert "direction=forward" in result["hash"]
 
 
+def test_keys_change_window_direction_and_case(page: Path, tmp_path: Path) -> None:
+    result = drive(
+        page,
+        tmp_path,
+        """
+        const labels = () => canvases().map((c) => c.getAttribute("aria-label"));
+        result.start = sums();
+        await key("["); await key("["); result.window = $("v-window").value; result.narrow = sums();
+        await key("="); result.level = $("v-level").value;
+        await key("0"); result.reset = [$("v-window").value, $("v-level").value]; result.back = sums();
+        await key("d"); result.inverse = labels()[1];
+        await key("d"); await key("n"); result.second = labels()[0];
+        await key("p"); result.first = labels()[0];
+        """,
+    )
+    assert result["window"] == "90"
+    assert result["level"] == "53"
+    assert result["reset"] == ["100", "50"]
+    assert result["narrow"] != result["start"] == result["back"]
+    assert result["inverse"] == "T1, prediction, case first"
+    assert result["second"] == "T1, source, case second <b>"
+    assert result["first"] == "T1, source, case first"
+
+
+def test_table_leads_to_the_case_in_the_viewer(page: Path, tmp_path: Path) -> None:
+    result = drive(
+        page,
+        tmp_path,
+        """
+        const links = [...document.querySelectorAll("table.sortable a")];
+        result.links = links.map((a) => a.textContent);
+        links[0].click(); await tick(); await tick();
+        result.now = canvases()[1].getAttribute("aria-label"); result.top = window.scrollY > 0;
+        """,
+    )
+    assert result["links"] == ["second <b>"]
+    assert result["now"] == "T1, prediction, case second <b>"
+    assert result["top"]
+
+
 def test_table_sorts_by_value(page: Path, tmp_path: Path) -> None:
     result = drive(
         page,
@@ -176,8 +217,8 @@ def test_table_sorts_by_value(page: Path, tmp_path: Path) -> None:
         result.paths = document.querySelectorAll("#charts svg path").length;
         """,
     )
-    assert result["up"] == ["case 0", "case 1", "case 4", "case 3", "case 2"]
-    assert result["down"] == ["case 3", "case 4", "case 1", "case 0", "case 2"]
+    assert result["up"] == ["second <b>", "case 0", "case 1", "case 4", "case 3", "case 2"]
+    assert result["down"] == ["case 3", "case 4", "case 1", "case 0", "second <b>", "case 2"]
     assert result["paths"] == 1
 
 

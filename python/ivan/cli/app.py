@@ -9,8 +9,10 @@ import typer
 from ivan.cli.benchmark import benchmark
 from ivan.cli.demo import demo
 from ivan.cli.evaluate import evaluate
+from ivan.cli.export import export
 from ivan.cli.fuse import fuse
 from ivan.cli.info import info
+from ivan.cli.prepare import prepare
 from ivan.cli.synthesize import synthesize
 from ivan.cli.test import run_test
 from ivan.cli.train import train
@@ -57,9 +59,11 @@ def _options(
 
 
 app.command(rich_help_panel="Main")(demo)
+app.command(rich_help_panel="Main")(prepare)
 app.command(rich_help_panel="Main")(train)
 app.command(rich_help_panel="Main")(synthesize)
 app.command(rich_help_panel="Main")(evaluate)
+app.command(rich_help_panel="Other")(export)
 app.command(rich_help_panel="Main")(fuse)
 app.command("test", rich_help_panel="Other")(run_test)
 app.command(rich_help_panel="Other")(info)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ import numpy as np
 from ivan.data.cases import Case
 from ivan.data.loading import load_case
 from ivan.data.normalise import Scale
+from ivan.data.profile import Profile, profiles_of
 from ivan.data.writing import atomic_file
 from ivan.errors import InputError
 
-_FORM = 1  # raise it whenever what is stored changes its meaning
+_FORM = 2  # raise it whenever what is stored changes its meaning
 
 
 @dataclass(eq=False)
@@ -33,6 +35,7 @@ class CachedCase:
             none).
         scales: modality to scale.
         notes: what was done on reading.
+        profiles: modality to what it looks like.
     """
 
     case: Case
@@ -41,6 +44,7 @@ class CachedCase:
     box: np.ndarray
     scales: dict[str, Scale]
     notes: list[str]
+    profiles: dict[str, Profile]
 
 
 def decode(
@@ -54,7 +58,8 @@ def decode(
         rows, columns = np.flatnonzero(one.any(axis=1)), np.flatnonzero(one.any(axis=0))
         if rows.size:
             box[index] = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    return CachedCase(case, loaded.slices, mask.mean(axis=(1, 2)), box, loaded.scales, loaded.notes)
+    coverage = mask.mean(axis=(1, 2))
+    return CachedCase(case, loaded.slices, coverage, box, loaded.scales, loaded.notes, profiles_of(loaded))
 
 
 def decode_on_disk(
@@ -70,6 +75,7 @@ def decode_on_disk(
     stored = _open(case, array_path, record_path)
     if stored is not None:
         return stored
+    damaged = array_path.exists() and record_path.exists()
     decoded = decode(case, modalities, sources, options)
     with atomic_file(array_path) as file:
         np.save(file, decoded.slices, allow_pickle=False)
@@ -80,11 +86,23 @@ def decode_on_disk(
         "box": decoded.box.tolist(),
         "scales": {modality: asdict(scale) for modality, scale in decoded.scales.items()},
         "notes": decoded.notes,
+        "profiles": {modality: profile.to_json() for modality, profile in decoded.profiles.items()},
+        "crc32": _checksum(decoded.slices),
     }
     with atomic_file(record_path) as file:  # last: its presence says that the array is complete
         file.write(json.dumps(record).encode())
     decoded.slices = np.load(array_path, mmap_mode="r", allow_pickle=False)
+    if damaged:
+        decoded.notes = [*decoded.notes, f"{array_path}: damaged cache entry, decoded again"]
     return decoded
+
+
+def _checksum(slices: np.ndarray) -> int:
+    """CRC-32 of the values, slice by slice: reading the file once at start is cheap beside a silent flip."""
+    value = 0
+    for one in slices:
+        value = zlib.crc32(np.ascontiguousarray(one).data, value)
+    return value
 
 
 def _key(case: Case, modalities: Sequence[str], sources: Sequence[str], options: dict[str, Any]) -> str:
@@ -114,10 +132,13 @@ def _open(case: Case, array_path: Path, record_path: Path) -> CachedCase | None:
         slices = np.load(array_path, mmap_mode="r", allow_pickle=False)
         if list(slices.shape) != record["shape"] or slices.dtype != np.float32:
             return None
+        if _checksum(slices) != record["crc32"]:
+            return None
         scales = {modality: Scale(**scale) for modality, scale in record["scales"].items()}
         coverage, box = np.array(record["coverage"]), np.array(record["box"], dtype=np.int64)
-        return CachedCase(case, slices, coverage, box, scales, list(record["notes"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        profiles = {modality: Profile.from_json(profile) for modality, profile in record["profiles"].items()}
+        return CachedCase(case, slices, coverage, box, scales, list(record["notes"]), profiles)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

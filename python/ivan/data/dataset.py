@@ -14,6 +14,7 @@ from ivan.data.augment import Augmentation
 from ivan.data.cache import CachedCase, check_memory, decode, decode_on_disk, default_memory_limit
 from ivan.data.context import check_volume, neighbours
 from ivan.data.normalise import Scale
+from ivan.data.profile import Profile
 from ivan.data.split import CaseRange
 from ivan.errors import InputError
 
@@ -65,6 +66,7 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         shapes: `(H, W)` of every item.
         entries: `(case name, slice)` of every item.
         scales: case name to modality to `Scale`.
+        profiles: case name to modality to what the volume looks like.
         notes: what was done on reading (resampling, skipped slices), one line each.
 
     Raises:
@@ -110,6 +112,7 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.seed = seed
         self.notes: list[str] = []
         self.scales: dict[str, dict[str, Scale]] = {}
+        self.profiles: dict[str, dict[str, Profile]] = {}
         self.entries: list[tuple[str, int]] = []
         self._augmentation = augmentation if training else None
         self._patch = patch if training else None
@@ -155,6 +158,7 @@ class SliceDataset(torch.utils.data.Dataset[dict[str, Any]]):
                 decoded = decode_on_disk(case, self._modalities, self.sources, options, folder)
             check_volume(name, len(decoded.slices), self.context)
             self.scales[name] = decoded.scales
+            self.profiles[name] = decoded.profiles
             self.notes += [f"{name}: {note}" for note in decoded.notes]
             for item in items:
                 start, stop = item.bounds(len(decoded.slices))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ivan.data.cases import Case
+from ivan.data.datalist import parts_of
 from ivan.data.writing import atomic_file
 from ivan.errors import InputError
 
@@ -117,6 +118,12 @@ def _read_split(path: Path, cases: Sequence[Case]) -> Split:
         raise InputError(
             f'{path}: not a JSON file ({error}); expected {{"training": [...], "validation": [...]}}'
         ) from None
+    if (parts := parts_of(content, path)) is not None:  # the dataset.json of ivan prepare
+        known = {case.name for case in cases}
+        content = {
+            part: [name for name in parts.get(part, []) if name in known]
+            for part in ("training", "validation")
+        }
     if (
         not isinstance(content, dict)
         or not set(content) <= {"training", "validation"}

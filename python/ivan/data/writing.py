@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +34,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(21, "a folder of this name exists")
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{path.name[:100]}.{_owner()}.", suffix=".part", dir=path.parent
+        )
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -51,6 +55,28 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _owner() -> str:
+    """The machine and process that a temporary file belongs to, as part of its name."""
+    return f"{re.sub('[^A-Za-z0-9-]', '-', platform.node())[:40]}+{os.getpid()}"
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> None:
+    """Delete the temporary files in a folder (not below it) that killed processes of this machine left."""
+    for path in Path(folder).glob(".*.part"):
+        machine, plus, number = (
+            path.name.rsplit(".", 3)[1].rpartition("+") if path.name.count(".") > 3 else ("", "", "")
+        )
+        if not plus or machine != _owner().rpartition("+")[0] or not number.isdigit():
+            continue
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        except (OSError, OverflowError):
+            continue  # somebody else's, and alive
 
 
 def _umask() -> int:

@@ -62,11 +62,13 @@ class Evaluation:
         cases: one entry a case, modality and direction.
         protocol: what holds for all of them: scaling, data range, mask, slices, weights.
         views: images of the first cases, as a report shows them.
+        warnings: one line for each input unlike the training images, and for clipped predictions.
     """
 
     cases: list[CaseMetrics]
     protocol: dict[str, Any]
     views: list[Any] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def means(self) -> list[dict[str, Any]]:
         """Mean over cases for each direction and target, with the number of cases."""
@@ -104,7 +106,9 @@ class Evaluation:
             }
             for row in self.cases
         ]
-        content: dict[str, Any] = plain({"protocol": self.protocol, "cases": rows, "means": self.means()})
+        content: dict[str, Any] = plain(
+            {"protocol": self.protocol, "cases": rows, "means": self.means(), "warnings": self.warnings}
+        )
         return content
 
     def to_csv(self) -> str:
@@ -155,9 +159,14 @@ def write(result: Evaluation, out: Path, run: Path | None = None) -> list[Path]:
         history=history,
         cases=result.views,
         metrics=result.to_table(),
-        warnings=["Some of these cases were trained on."]
-        if any(row.in_training for row in result.cases)
-        else [],
+        warnings=[
+            *(
+                ["Some of these cases were trained on."]
+                if any(row.in_training for row in result.cases)
+                else []
+            ),
+            *result.warnings,
+        ],
     )
     return [out / name for name in ("metrics.json", "metrics.csv", "report.html")]
 

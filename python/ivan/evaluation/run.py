@@ -44,6 +44,7 @@ def evaluate_run(
     uncertainty: bool = False,
 ) -> Evaluation:
     """Evaluate a run; arguments as `ivan.evaluate`."""
+    from ivan.data.datalist import file_of
     from ivan.inference import find, load_predictor
 
     predictor = load_predictor(run, checkpoint=checkpoint, device=device)
@@ -55,7 +56,9 @@ def evaluate_run(
     optional = [lesions] if lesions else []
     cases = find((*config.sources, *config.targets), data, roots, optional=optional)
     check_lesions(cases, lesions)
-    same_data = bool(str(data)) and bool(config.data) and Path(data).resolve() == Path(config.data).resolve()
+    same_data = (
+        bool(str(data)) and bool(config.data) and file_of(data).resolve() == file_of(config.data).resolve()
+    )
     trained = _trained_ranges(run) if same_data else {}
     directions = [False, True] if direction == "both" else [direction == "inverse"]
     if uncertainty:
@@ -98,11 +101,13 @@ def evaluate_cases(
     from ivan.inference import progress_over
     from ivan.metrics import Metric, protocols, uncertainty_ranking
     from ivan.report import CaseResult, Synthesis
+    from ivan.suspicion import clipping_lines
     from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
 
     config = predictor.config
     rows: list[CaseMetrics] = []
     views: list[CaseResult] = []
+    warnings: list[str] = []
     with progress_over(ranges, "evaluating", progress) as (items, say):
         for item in items:
             images: dict[str, np.ndarray] = {}
@@ -112,12 +117,14 @@ def evaluate_cases(
                 loaded = predictor.load(item.case, (*given, *names))
                 start, stop = item.bounds(len(loaded.slices))
                 chosen = loaded.slices[start:stop]
+                clipped: dict[str, float] = {}
                 shown = loaded.slices[:, : len(given)]
                 doubt: np.ndarray | None = None
                 if uncertainty and has_spare_channels(predictor, inverse):
                     predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
                 else:
-                    predicted = predictor.predict(shown, inverse, (start, stop))
+                    predicted = predictor.predict(shown, inverse, (start, stop), clipped)
+                warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
                 lesion_file = item.case.files.get(lesions)
                 word = "inverse" if inverse else "forward"
                 for index, name in enumerate(names):
@@ -166,7 +173,7 @@ def evaluate_cases(
         "clipping": "predictions below 0 are set to 0 where the training images had no negative values",
         "checkpoint": str(predictor.origin),
     }
-    return Evaluation(rows, common, views)
+    return Evaluation(rows, common, views, list(dict.fromkeys(warnings)))
 
 
 def _check_uncertainty(predictor: Predictor, directions: Sequence[bool]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from typing import Any
+from urllib.parse import urlencode
 
 from .content import Column, MetricRow, MetricTable
 
@@ -44,8 +45,11 @@ def _best(table: MetricTable) -> dict[tuple[str, str, str, str], float]:
     return {key: max(scores) for key, scores in groups.items() if len(scores) > 1}
 
 
-def metric_section(table: MetricTable) -> str:
-    """The sortable table with the protocol of every column below it; empty without rows."""
+def metric_section(table: MetricTable, shown: Collection[str] = ()) -> str:
+    """The sortable table with the protocol of every column below it; empty without rows.
+
+    Names of the cases in `shown` lead to them in the viewer.
+    """
     if not table.rows:
         return ""
     best = _best(table)
@@ -62,7 +66,7 @@ def metric_section(table: MetricTable) -> str:
         small = f"<small>{wishes[column.better]}</small>"
         button = f'<button type="button">{escape(column.label)}{unit}</button>'
         cells.append(f'<th scope="col" class="number">{button}{small}</th>')
-    lines = [_metric_row(table, row, best) for row in table.rows]
+    lines = [_metric_row(table, row, best, row.case in shown) for row in table.rows]
     said = [(name.capitalize(), str(value)) for name, value in table.protocol.items()]
     said += [(column.label, column.protocol) for column in table.columns]
     protocol = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in said)
@@ -73,8 +77,13 @@ def metric_section(table: MetricTable) -> str:
     )
 
 
-def _metric_row(table: MetricTable, row: MetricRow, best: Mapping[tuple[str, str, str, str], float]) -> str:
+def _metric_row(
+    table: MetricTable, row: MetricRow, best: Mapping[tuple[str, str, str, str], float], shown: bool
+) -> str:
     cells = [f"<td>{escape(text)}</td>" for text in (row.case, row.direction, row.target, row.method)]
+    if shown:
+        place = urlencode({"case": row.case, "direction": row.direction, "target": row.target})
+        cells[0] = f'<td><a href="#{escape(place, quote=True)}">{escape(row.case)}</a></td>'
     for column in table.columns:
         value = row.values.get(column.key)
         known = value is not None and not math.isnan(value)

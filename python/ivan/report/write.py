@@ -26,7 +26,8 @@ _SIMULATED = (
 _CURVES = '<section id="curves"><h2>Training curves</h2><div class="charts" id="charts"></div></section>'
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of `page/`."""
     return (files("ivan.report") / "page" / name).read_text(encoding="utf-8")
 
 
@@ -72,7 +73,7 @@ def _viewer_payload(
     return payloads, " ".join(left_out)
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
+def fill(template: str, values: Mapping[str, str]) -> str:
     """Replace every {{name}} once; what was filled in is not looked at again."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match.group(1)], template)
 
@@ -130,14 +131,14 @@ def write_report(
         ("configuration", "Configuration", bool(config)),
         ("environment", "Environment", bool(environment)),
     ]
-    viewer = _fill(
-        _asset("viewer.html"), {"note": f'<p class="hint">{escape(left_out)}</p>' if left_out else ""}
+    viewer = fill(
+        asset("viewer.html"), {"note": f'<p class="hint">{escape(left_out)}</p>' if left_out else ""}
     )
-    page = _fill(
-        _asset("report.html"),
+    page = fill(
+        asset("report.html"),
         {
             "title": escape(title),
-            "css": _asset("report.css"),
+            "css": asset("report.css"),
             "summary": "".join(f"<p>{escape(paragraph)}</p>" for paragraph in summary),
             "nav": "".join(
                 f'<a href="#{anchor}">{name}</a>' for anchor, name, present in sections if present
@@ -147,11 +148,11 @@ def write_report(
             "notes": alert("note", "Notes", notes),
             "headline": headline(table),
             "viewer": viewer if payloads else "",
-            "metrics": metric_section(table),
+            "metrics": metric_section(table, [payload["name"] for payload in payloads]),
             "curves": _CURVES if curves else "",
             "details": f'<div class="pair">{details}</div>' if details else "",
             "data": _json({"cases": payloads, "charts": curves}),
-            "js": "\n".join(_asset(name) for name in ("viewer.js", "charts.js", "table.js")),
+            "js": "\n".join(asset(name) for name in ("viewer.js", "charts.js", "table.js")),
         },
     )
     return _write(Path(out_file), page)

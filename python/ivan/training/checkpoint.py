@@ -136,7 +136,7 @@ def clean(run: Path) -> None:
 
 def _folders(run: Path) -> list[Path]:
     """Checkpoint folders, the newest step first."""
-    found = [p for p in (run / "checkpoint").glob("step-*") if p.is_dir() and p.name[5:].isdigit()]
+    found = [p for p in (run / "checkpoint").glob("step-*") if p.is_dir() and p.name[5:].isdecimal()]
     return sorted(found, key=lambda p: int(p.name[5:]), reverse=True)
 
 
@@ -175,6 +175,6 @@ def _read(folder: Path, only_model: bool) -> Checkpoint:
             tensors[stem] = load(content)
     except OSError as error:
         raise DamagedError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (ValueError, RecursionError):
         raise DamagedError(f"{folder}/state.json: damaged (not JSON)") from None
     return Checkpoint(folder, tensors, state)

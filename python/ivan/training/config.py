@@ -33,7 +33,7 @@ class TrainConfig:
     data: str = setting(
         "",
         "Data",
-        "Folder of the images: MODALITY/case.nii.gz, case_MODALITY.nii.gz or BIDS.",
+        "Folder of the images (MODALITY/case.nii.gz, case_MODALITY.nii.gz, BIDS), or dataset.json.",
         on_resume=True,
     )
     sources: tuple[str, ...] = setting((), "Data", "Source modality; repeat for several.", flags=("--from",))

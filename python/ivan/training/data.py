@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, Split, collate_slices, make_split
+from ivan.data.datalist import split_in
 from ivan.inference import find
 from ivan.training.config import TrainConfig
 from ivan.training.files import replace_json
@@ -42,6 +43,8 @@ def load_data(
     """
     cases = find(config.file_modalities, config.data, config.roots or None)
     file = split_file or (Path(config.split) if config.split else None)
+    if file is None and not config.roots:
+        file = split_in(config.data)
     split = make_split(cases, file=file, validation=config.validation, seed=config.seed)
     cache_dir = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "cache"
     common: dict[str, Any] = {
@@ -99,7 +102,7 @@ def target_of(config: TrainConfig) -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
-    """Record the training volumes' scales: their medians are the units of synthesised images."""
+    """Record the training volumes' scales, whose medians are the units of synthesised images, and looks."""
     medians = {name: data.training.median_scale(name) for name in config.file_modalities}
     replace_json(
         path,
@@ -110,6 +113,10 @@ def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
             "cases": {
                 case: {name: {"low": scale.low, "high": scale.high} for name, scale in scales.items()}
                 for case, scales in data.training.scales.items()
+            },
+            "profiles": {
+                case: {name: profile.to_json() for name, profile in profiles.items()}
+                for case, profiles in data.training.profiles.items()
             },
         },
     )

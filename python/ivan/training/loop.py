@@ -15,19 +15,13 @@ from torch import Tensor, nn
 from ivan.errors import RunError
 from ivan.losses import bidirectional_loss
 from ivan.model import IVAN
-from ivan.training.checkpoint import Checkpoint, write_checkpoint
 from ivan.training.config import TrainConfig
 from ivan.training.files import failed_write, replace_file
 from ivan.training.log import RunLog
+from ivan.training.memory import advice, is_out_of_memory
 from ivan.training.picture import draw, png
-from ivan.training.state import (
-    Average,
-    load_optimizer,
-    load_weights,
-    optimizer_tensors,
-    random_state,
-    set_random_state,
-)
+from ivan.training.saving import Saving
+from ivan.training.state import Average
 from ivan.training.stop import StopRequest
 from ivan.training.validate import spread, validate
 
@@ -64,7 +58,11 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, total_st
     return config.lr * rise * config.lr_factor ** (step // steps_per_epoch // config.lr_every)
 
 
-class Trainer:
+def _is_dead_loader(error: RuntimeError) -> bool:
+    return "DataLoader worker" in str(error)
+
+
+class Trainer(Saving):
     """State and loop of one run in one process.
 
     Args:
@@ -96,12 +94,7 @@ class Trainer:
             config.precision == "fp16-mixed"
         )  # these gradients are scaled, and may overflow now and then
         device = fabric.device
-        optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=not self.scaled,  # the fused step would hide the scaled gradients from the clipping
-        )
+        optimizer = self.make_optimizer(model)
         self.model = model
         self.module, self.optimizer = fabric.setup(
             LossModule(model, aug, config.loss_options, config.fusion_options), optimizer
@@ -111,76 +104,39 @@ class Trainer:
         self.saved_step = -1
         self._parts: list[str] = []  # names of the loss's parts
         self.device: torch.device = device
+        self.waited = self.trained = 0.0  # seconds of waiting for data, and of all that is logged
+        self._waited = 0.0  # since the last line of the log
+        self._logged_at = time.perf_counter()
         self._pending: list[
             tuple[int, list[str], Tensor, Tensor]
         ] = []  # steps whose losses were not read yet
 
-    # Saving and loading
-
-    def save(self) -> None:
-        """Write a checkpoint of the current step, unless there is one."""
-        if self.saved_step == self.step:
-            return
-        states = self._gather(random_state(self.device))
-        if self.fabric.is_global_zero:
-            weights = self.model.state_dict()
-            tensors: dict[str, Any] = {"model": weights}
-            if self.average:
-                tensors = {"model": {**weights, **self.average.values}, "training": weights}
-            tensors["optimizer"] = optimizer_tensors(self._plain_optimizer, self.model)
-            state = {
-                "step": self.step,
-                "epoch": self.step // self.steps_per_epoch,
-                "batch_in_epoch": self.step % self.steps_per_epoch,
-                "steps_per_epoch": self.steps_per_epoch,
-                "processes": self.fabric.world_size,
-                "random": states,
-                "loss_scale": self._precision.state_dict(),
-            }
-            write_checkpoint(self.run, tensors, state, keep=self.config.keep)
-        self.fabric.barrier()
-        self.saved_step = self.step
-
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
-        tensors, state = checkpoint.tensors, checkpoint.state
-        origin = checkpoint.path
-        if (state["steps_per_epoch"], state["processes"]) != (self.steps_per_epoch, self.fabric.world_size):
-            found = f"{state['steps_per_epoch']} steps an epoch in {state['processes']} processes"
-            raise RunError(
-                f"{origin}: was trained with {found}, now {self.steps_per_epoch} in "
-                f"{self.fabric.world_size}; "
-                "resume with the same data, --split and --devices"
-            )
-        load_weights(self.model, tensors["training" if self.average else "model"], origin)
-        if self.average:
-            self.average.load(tensors["model"])
-        load_optimizer(self._plain_optimizer, self.model, tensors["optimizer"])
-        if state["loss_scale"]:
-            self._precision.load_state_dict(state["loss_scale"])
-        set_random_state(state["random"][self.fabric.global_rank], self.device)
-        self.step = self.saved_step = int(state["step"])
-
-    @property
-    def _plain_optimizer(self) -> torch.optim.Optimizer:
-        return self.optimizer.optimizer
-
-    @property
-    def _precision(self) -> Any:
-        return self.fabric.strategy.precision
-
-    def _gather(self, value: Any) -> list[Any]:
-        if self.fabric.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.fabric.world_size
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-    # The loop
+    def make_optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """Adam with the run's settings."""
+        return torch.optim.Adam(
+            model.parameters(),
+            lr=self.config.lr,
+            weight_decay=self.config.weight_decay,
+            fused=not self.scaled,  # the fused step would hide the scaled gradients from the clipping
+        )
 
     def train(self, log: RunLog, stop: StopRequest) -> None:
-        """Train to the last step, or until `stop`; the last state is saved either way."""
+        """Train to the last step, or until `stop`; the last state is saved either way.
+
+        Raises:
+            RunError: a loss that is not finite, no memory, no disk, a dead loader process.
+        """
+        try:
+            self._train(log, stop)
+        except RuntimeError as error:
+            if not _is_dead_loader(error):
+                raise
+            # PyTorch's signal handler may raise this amid an update: nothing is saved here.
+            raise self._loader_died(error, self.kept()) from None
+
+    def _train(self, log: RunLog, stop: StopRequest) -> None:
         last_save = time.monotonic()
+        self._logged_at = time.perf_counter()
         for batch, names in self._epochs():
             self._one_step(batch, names)
             log.advance(self.step)
@@ -207,17 +163,52 @@ class Trainer:
     def _epochs(self) -> Iterator[tuple[dict[str, Tensor], list[str]]]:
         while self.step < self.total_steps:
             epoch, position = divmod(self.step, self.steps_per_epoch)
-            for batch, names in self.batches.epoch(epoch, position):
+            for batch, names in self._timed(self.batches.epoch(epoch, position)):
                 yield {key: t.to(self.device, non_blocking=True) for key, t in batch.items()}, names
                 if self.step >= self.total_steps:
                     return
 
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches of an epoch; adds up the seconds that a step waits for its batch.
+
+        Raises:
+            RunError: a loader process died; the weights are saved first.
+        """
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(batches, None)
+            except RuntimeError as error:
+                if not _is_dead_loader(error):
+                    raise
+                raise self._loader_died(error, self.keep()) from None
+            self._waited += time.perf_counter() - begin
+            if item is None:
+                return
+            yield item
+
+    def _loader_died(self, error: RuntimeError, kept: str) -> RunError:
+        return RunError(
+            f"a process that prepares slices died ({str(error).splitlines()[0]}); {kept}; use fewer "
+            f"--workers or --cache disk, and go on with 'ivan train --resume --out {self.run}'"
+        )
+
     def _one_step(self, batch: dict[str, Tensor], names: list[str]) -> None:
         rate = learning_rate(self.config, self.step, self.steps_per_epoch, self.total_steps)
-        for group in self._plain_optimizer.param_groups:
+        for group in self.plain_optimizer.param_groups:
             group["lr"] = rate
-        losses = self.module(batch)
-        self.fabric.backward(losses["total"])
+        try:
+            losses: dict[str, Tensor] | None = self.module(batch)
+            assert losses is not None
+            self.fabric.backward(losses["total"])
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            losses = None
+        if losses is None:  # outside of the handler: what it refers to would hold the memory
+            self.optimizer.zero_grad(set_to_none=True)
+            kept = self.keep()
+            raise RunError(f"{advice(self.module_of(), batch, self.config)}; {kept}")
         limit = self.config.clip or math.inf
         norm = self.fabric.clip_gradients(
             self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False
@@ -237,6 +228,10 @@ class Trainer:
         if self.average:
             self.average.update(self.step)
         self.step += 1
+
+    def module_of(self) -> LossModule:
+        """Model and loss without the data-parallel wrapper around them."""
+        return LossModule(self.model, self.aug, self.config.loss_options, self.config.fusion_options)
 
     def _stop_on_nan(self) -> None:
         """Save the good weights and raise RunError if a pending step has a loss or gradient not finite."""
@@ -262,7 +257,7 @@ class Trainer:
         """The first process decides for all, but a stop asked of any stops all."""
         if self.fabric.world_size == 1:
             return list(flags)
-        everywhere = self._gather(flags)
+        everywhere = self.gather(flags)
         return [any(each[0] for each in everywhere), *everywhere[0][1:]]
 
     def _log(self, log: RunLog) -> None:
@@ -273,7 +268,12 @@ class Trainer:
         means = torch.stack([read for _, _, read, _ in self._pending]).mean(0).tolist()
         self._pending.clear()
         values = dict(zip([*self._parts, "gradient_norm"], means, strict=True))
-        values["lr"] = self._plain_optimizer.param_groups[0]["lr"]
+        values["lr"] = self.plain_optimizer.param_groups[0]["lr"]
+        now = time.perf_counter()
+        values["data_wait"] = self._waited / max(now - self._logged_at, 1e-9)
+        self.waited += self._waited
+        self.trained += now - self._logged_at
+        self._waited, self._logged_at = 0.0, now
         log.record("train", self.step, (self.step - 1) // self.steps_per_epoch, values)
 
     def _validates(self) -> bool:
@@ -313,5 +313,5 @@ class Trainer:
         self.fabric.barrier()
 
     def _context(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self._precision.forward_context()
+        context: AbstractContextManager[Any] = self.precision.forward_context()
         return context

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ivan.data import CaseRange, SliceDataset
+from ivan.data.writing import remove_leftovers
 from ivan.errors import InputError
 from ivan.training.build import build_model, choose_device, load_weights_from
 from ivan.training.checkpoint import clean, has_checkpoint, read_checkpoint
@@ -65,6 +66,8 @@ def fit(
     trainer = Trainer(config, fabric, run, model, aug, batches, data.validation)
     if first:
         clean(run)
+        for folder in (run, run / "checkpoint", run / "images", Path(config.cache_dir or run / "cache")):
+            remove_leftovers(folder)
         replace_json(run / "config.json", config.to_json())
         if not started:
             data.split.save(run / "split.json")
@@ -98,6 +101,8 @@ def fit(
             )
     if first:
         _report(run, config, trainer, data)
+    if trainer.trained:
+        say(f"{100 * trainer.waited / trainer.trained:.1f} % of the time was spent waiting for data")
     say(f"done: {run / 'report.html'}")
     return run
 
@@ -120,7 +125,7 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
         raise InputError(f"{run}: is a file, expected a folder for the run; choose another --out")
     if not resume:
         asked = asked.completed().check()
-        if not _is_child() and run.exists() and any(run.iterdir()):
+        if not _is_child() and run.exists() and any(not _leftover(path) for path in run.iterdir()):
             raise InputError(
                 f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume"
             )
@@ -141,6 +146,11 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
     if settings.get("roots") and not settings.get("data"):
         changes["data"] = ""
     return replace(stored, **changes).check()
+
+
+def _leftover(path: Path) -> bool:
+    """A temporary file: all there is where a run was killed before its config.json."""
+    return path.name.startswith(".") and path.suffix == ".part"
 
 
 def _is_child() -> bool:
@@ -191,6 +201,7 @@ def _silent(line: str) -> None:
 
 def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> None:
     """Write report.html: curves, configuration, and the network on the first validation case."""
+    from ivan.environment import collect
     from ivan.evaluation import Evaluation, run_record
     from ivan.evaluation.run import evaluate_cases
     from ivan.inference import load_predictor
@@ -218,11 +229,8 @@ def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> 
         history=history,
         cases=found.views,
         metrics=found.to_table() if found.views else None,
-        environment={
-            "torch": torch.__version__,
-            "device": str(trainer.device),
-            "threads": torch.get_num_threads(),
-        },
+        warnings=found.warnings,
+        environment={"Trained on": {"device": str(trainer.device)}, **collect()},
     )
 
 

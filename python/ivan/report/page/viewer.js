@@ -235,12 +235,27 @@
   $("v-view").addEventListener("change", () => selectView(Number($("v-view").value)));
   box.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select") || event.altKey || event.ctrlKey || event.metaKey) return;
+    const nudges = { "[": ["v-window", -5], "]": ["v-window", 5], "-": ["v-level", -3], "=": ["v-level", 3], "+": ["v-level", 3] };
+    if (event.key in nudges) {
+      const [id, by] = nudges[event.key];
+      $(id).value = Number($(id).value) + by;
+      redraw();
+      return;
+    }
+    if (event.key === "0") { resetWindow(); return; }
+    const next = (list, item, by = 1) => (list.indexOf(item) + by + list.length) % list.length;
+    if (event.key === "d") { selectView(next(state.item.views, state.view)); return; }
+    if (event.key === "n" || event.key === "p") { selectCase(next(data.cases, state.item, event.key === "n" ? 1 : -1), state.item.views.indexOf(state.view)); return; }
     const moves = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5, Home: -1e9, End: 1e9 };
     if (!(event.key in moves)) return;
     event.preventDefault();
     goTo(state.slice + moves[event.key]);
   });
-  window.addEventListener("hashchange", () => { if (location.hash.includes("=")) fromFragment(); });
+  window.addEventListener("hashchange", () => {
+    if (!location.hash.includes("=")) return;
+    fromFragment();
+    document.getElementById("viewer").scrollIntoView();  // a link of the table was followed
+  });
   smooth();
   fromFragment();
 })();

@@ -1,0 +1,246 @@
+"""Cases in a folder of DICOM series, NIfTI files or BIDS, paired by patient and session."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ivan.data.cases import find_cases
+from ivan.data.naming import Modalities, parse
+from ivan.data.volume import image_suffix
+from ivan.errors import InputError
+from ivan.prepare.contrast import KNOWN, Rule, modality_of
+from ivan.prepare.dicom import Header, dicom_files, read_headers
+from ivan.prepare.series import Stack, sort_series
+
+Image = Stack | Path
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """One examination as it lies in the raw folder.
+
+    Attributes:
+        name: usable as a file name, unique.
+        patient: what a split must keep together.
+        images: modality -> NIfTI file or stack of DICOM slices.
+        notes: what the user should know of the choice of these images.
+    """
+
+    name: str
+    patient: str
+    images: Mapping[str, Image]
+    notes: tuple[str, ...] = ()
+
+    def files(self) -> list[Path]:
+        """All files that the case is made from."""
+        found: list[Path] = []
+        for image in self.images.values():
+            found += image.files if isinstance(image, Stack) else [image]
+        return found
+
+
+@dataclass
+class Found:
+    """What a raw folder holds.
+
+    Attributes:
+        cases: sorted by name.
+        modalities: those taken, the reference first.
+        skipped: one line for each series, file or case left out.
+    """
+
+    cases: list[RawCase] = field(default_factory=list)
+    modalities: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)  # modalities of all DICOM series, also of those not asked for
+
+
+def find_raw(
+    root: Path,
+    modalities: Sequence[str] = (),
+    *,
+    reference: str = "",
+    rules: Sequence[Rule] = (),
+    advance: Callable[[int, int], None] | None = None,
+) -> Found:
+    """Find the cases below `root` that have the reference modality and at least one other.
+
+    Args:
+        root: folder with DICOM series, NIfTI files in the layouts of `ivan.data.find_cases`, or both.
+        modalities: those to take; empty: all that can be told.
+        reference: the modality that gives the grid; empty: the first of `modalities`, else T1, else the first
+            by name.
+        rules: the user's names for series.
+        advance: called with (headers read, headers).
+
+    Raises:
+        InputError: no such folder, nothing to read in it, or no case with two modalities.
+    """
+    if not root.is_dir():
+        state = "is a file, expected a folder" if root.exists() else "no such folder; check the path"
+        raise InputError(f"{root}: {state}")
+    found = Found()
+    cases = _dicom_cases(root, set(modalities), rules, found, advance)
+    cases += _nifti_cases(root, modalities, reference, found)
+    if not cases and not found.seen:
+        more = f" ({found.skipped[0]})" if found.skipped else ""
+        raise InputError(
+            f"{root}: no image of a known modality found{more}; name them with --modality or --map"
+        )
+    present = {name for case in cases for name in case.images} | found.seen
+    if missing := [
+        name for name in (*modalities, *([reference] if reference else [])) if name not in present
+    ]:
+        raise InputError(
+            f"{root}: no image of modality '{missing[0]}'; found {', '.join(sorted(present))}; use one of "
+            "these "
+            "names, or say which series it is with --map"
+        )
+    ordered = list(modalities) or sorted(present)
+    first = reference or (modalities[0] if modalities else "T1" if "T1" in present else ordered[0])
+    found.modalities = [first, *(name for name in ordered if name != first)]
+    names: set[str] = set()
+    for case in sorted(cases, key=lambda case: _natural(case.name)):
+        if case.name in names:
+            raise InputError(
+                f"{root}: case '{case.name}' was found twice (as DICOM and NIfTI); keep one of them"
+            )
+        names.add(case.name)
+        images = {name: case.images[name] for name in found.modalities if name in case.images}
+        if first not in images or len(images) < 2:
+            lacks = f"no {first}" if first not in images else f"only {first}"
+            found.skipped.append(f"{case.name}: {lacks}, so there is nothing to pair; left out")
+            continue
+        found.cases.append(RawCase(case.name, case.patient, images, case.notes))
+    if not found.cases:
+        raise InputError(
+            f"{root}: no case has {first} and another modality ({'; '.join(found.skipped[-4:])}); "
+            "check --modality, --reference and --map"
+        )
+    return found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _dicom_cases(
+    root: Path,
+    wanted: set[str],
+    rules: Sequence[Rule],
+    found: Found,
+    advance: Callable[[int, int], None] | None,
+) -> list[RawCase]:
+    paths = dicom_files(root)
+    if not paths:
+        return []
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if advance:
+            advance(done, len(paths))
+
+    problems: list[str] = []
+    headers = read_headers(paths, problems.append, step)
+    found.skipped += problems[:20] + (
+        [f"and {len(problems) - 20} more files like these"] if problems[20:] else []
+    )
+    result = sort_series(headers)
+    found.skipped += result.notes
+    studies: dict[str, dict[str, dict[str, list[Stack]]]] = {}
+    for stack in result.stacks:
+        folders = "/".join(stack.header.path.relative_to(root).parts[:-1])
+        name = modality_of(stack, rules, folders)
+        if name:
+            found.seen.add(name)
+        if len(stack.frames) < 2:
+            found.skipped.append(f"{stack.label}: one slice only (a localiser?); left out")
+        elif name is None:
+            found.skipped.append(
+                f"{stack.label}: modality unknown; left out, name it with --map 'PATTERN=NAME'"
+            )
+        elif not wanted or name in wanted:
+            patient = _patient(stack.header, root)
+            study = stack.header.study or str(stack.header.path.parent)
+            studies.setdefault(patient, {}).setdefault(study, {}).setdefault(name, []).append(stack)
+    cases = []
+    for patient, by_study in studies.items():
+        ordered = sorted(by_study.items(), key=lambda item: (_study_time(item[1]), item[0]))
+        if len(ordered) > 1 and all(len(series) == 1 for _, series in ordered):
+            merged = {name: stacks for _, series in ordered for name, stacks in series.items()}
+            if len(merged) == len(ordered):  # MR and CT are studies of their own: together they are one case
+                ordered = [("", merged)]
+        for number, (_, series) in enumerate(ordered, start=1):
+            name = patient + (f"_ses-{number}" if len(ordered) > 1 else "")
+            cases.append(_choose(name, patient, series))
+    return cases
+
+
+def _patient(header: Header, root: Path) -> str:
+    """A file name from PatientID; where that is empty, from the first folder."""
+    folders = header.path.relative_to(root).parts[:-1]
+    text = header.patient or (folders[0] if folders else root.resolve().name)
+    return re.sub(r"[^A-Za-z0-9+-]+", "-", text).strip("-") or "patient"
+
+
+def _study_time(series: Mapping[str, Sequence[Stack]]) -> str:
+    return min(stack.header.study_time for stacks in series.values() for stack in stacks)
+
+
+def _choose(name: str, patient: str, series: Mapping[str, list[Stack]]) -> RawCase:
+    """One stack a modality: that with most slices, then most pixels, then the earliest."""
+    images, notes = {}, []
+    for modality, stacks in series.items():
+        order = sorted(
+            stacks,
+            key=lambda s: (
+                -len(s.frames),
+                -s.frames[0].shape[0] * s.frames[0].shape[1],
+                s.header.series_number,
+                s.label,
+            ),
+        )
+        images[modality] = order[0]
+        if len(order) > 1:
+            others = ", ".join(str(stack.header.series_number) for stack in order[1:5])
+            notes.append(
+                f"{len(order)} series are {modality}: series {order[0].header.series_number} taken, not "
+                f"{others}; "
+                "--map chooses another"
+            )
+    return RawCase(name, patient, images, tuple(notes))
+
+
+def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: Found) -> list[RawCase]:
+    files = [path for path in root.rglob("*.nii*") if image_suffix(path) in (".nii", ".nii.gz")]
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    if not files:
+        return []
+    names = list(dict.fromkeys([*modalities, *([reference] if reference else [])])) or list(KNOWN)
+    wanted = Modalities(names)
+    present = [
+        n for n in names if any((f := parse(path, root, wanted)) and f.modality == n for path in files)
+    ]
+    if not present:
+        found.skipped.append(
+            f"{root}: {len(files)} NIfTI files of no known modality; name them with --modality"
+        )
+        return []
+    cases: dict[str, RawCase] = {}
+    for name in present:  # a case may lack any of them: each is in turn the one that must be there
+        listed = find_cases(root, [name], optional=[other for other in present if other != name])
+        found.skipped += [line for line in listed.notes if line not in found.skipped]
+        for case in listed:
+            images = {
+                modality: path
+                for modality, path in case.files.items()
+                if image_suffix(path) in (".nii", ".nii.gz")
+            }
+            if images:
+                cases.setdefault(case.name, RawCase(case.name, case.patient, images))
+    return list(cases.values())

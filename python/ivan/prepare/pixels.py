@@ -1,0 +1,73 @@
+"""The pixels of DICOM slices, in their units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivan.errors import InputError
+from ivan.prepare.dicom import Frame, lookup, require_pydicom
+
+
+class PixelReader:
+    """Reads slices as float32 in their units; remembers the last file, whose other frames often come next."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._data: Any = None
+        self._pixels: Any = None
+
+    def read(self, frame: Frame) -> np.ndarray:
+        """[rows, columns] float32 after rescale slope and intercept (or the modality table) of this slice.
+
+        Raises:
+            InputError: the pixels cannot be decoded, or are not those that the header announces.
+        """
+        try:
+            if frame.path != self._path:
+                self._load(frame.path)
+            pixels = self._pixels if self._pixels.ndim == 2 else self._pixels[frame.index]
+            values = self._rescale(np.asarray(pixels), frame.index)
+        except InputError:
+            raise
+        except Exception as error:  # pydicom and its decoders raise many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{frame.path}: its pixels cannot be decoded ({reason}); copy it again, or install the "
+                "decoders: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+            ) from None
+        if values.shape != frame.shape:
+            raise InputError(
+                f"{frame.path}: pixels of shape {values.shape}, its header says {frame.shape}; copy it again"
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"{frame.path}: values that are not finite after its slope and intercept")
+        return values
+
+    def _load(self, path: Path) -> None:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._data = require_pydicom().dcmread(path, force=True)
+            if "TransferSyntaxUID" not in self._data.file_meta:  # a bare data set of old times
+                self._data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
+            self._pixels = self._data.pixel_array
+        self._path = path
+
+    def _rescale(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        from pydicom.pixels import apply_modality_lut
+
+        per_frame = self._data.get("PerFrameFunctionalGroupsSequence")
+        if per_frame is None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                return np.asarray(apply_modality_lut(pixels, self._data), dtype=np.float32)
+        levels = [per_frame[index], *(self._data.get("SharedFunctionalGroupsSequence") or []), self._data]
+        sequence = "PixelValueTransformationSequence"
+        slope = lookup(levels, sequence, "RescaleSlope")
+        intercept = lookup(levels, sequence, "RescaleIntercept")
+        slope = 1.0 if slope is None else float(slope)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (pixels * slope + float(intercept or 0)).astype(np.float32)

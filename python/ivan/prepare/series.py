@@ -1,0 +1,198 @@
+"""Slices of a DICOM series as one volume: order, affine, missing and mixed slices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ivan.data.orientation import canonical_affine, to_canonical
+from ivan.data.volume import Grid, Volume, check_claim, refuse_constant
+from ivan.errors import InputError
+from ivan.prepare.dicom import Frame, Header
+from ivan.prepare.pixels import PixelReader
+
+_TOLERANCE = 0.05  # of the slice distance: scanners round positions
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Parallel slices of one series with equal size and contrast: one volume, if none is missing.
+
+    Attributes:
+        header: of the first file; what it says of patient, study, series and contrast holds for all.
+        frames: sorted along the slices' normal.
+        echo: echo time in ms that tells this stack from others of its series; nan where all are alike.
+        rest: slices of the series that are in other stacks.
+    """
+
+    header: Header
+    frames: tuple[Frame, ...]
+    echo: float = math.nan
+    rest: int = 0
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, each once, in the order of the slices."""
+        return list(dict.fromkeys(frame.path for frame in self.frames))
+
+    @property
+    def label(self) -> str:
+        """How a message names it: folder, series number and description."""
+        echo = "" if math.isnan(self.echo) else f", echo {self.echo:g} ms"
+        name = self.header.description[:60] or "no description"
+        return f"{self.header.path.parent}: series {self.header.series_number} ({name}{echo})"
+
+
+@dataclass
+class Sorted:
+    """Stacks of all series, and one line for each oddity."""
+
+    stacks: list[Stack] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def sort_series(headers: Sequence[Header]) -> Sorted:
+    """Group slices by series; split series that mix sizes, orientations or echoes, and say so."""
+    found = Sorted()
+    by_series: dict[tuple[str, str], list[Header]] = {}
+    for header in headers:
+        by_series.setdefault((header.patient, header.series), []).append(header)
+    for group in by_series.values():
+        group.sort(key=lambda header: str(header.path))
+        stacks: list[list[Frame]] = []
+        for frame in (frame for header in group for frame in header.frames):
+            fitting = next((frames for frames in stacks if _parallel(frames[0], frame)), None)
+            if fitting is None:
+                stacks.append([frame])
+            else:
+                fitting.append(frame)
+        total = sum(map(len, stacks))
+        parts: list[Stack] = []
+        for frames in stacks:
+            echoes = sorted({frame.echo for frame in frames if not math.isnan(frame.echo)})
+            chosen = echoes if len(echoes) > 1 else [math.nan]
+            for echo in chosen:
+                own = [frame for frame in frames if math.isnan(echo) or frame.echo == echo]
+                parts.append(Stack(group[0], tuple(sorted(own, key=_along)), echo, total - len(own)))
+        found.stacks += parts
+        if len(stacks) > 1:
+            sizes = ", ".join(str(len(frames)) for frames in stacks)
+            found.notes.append(
+                f"{parts[0].label}: mixed series: {total} slices in {len(stacks)} sizes or orientations "
+                f"({sizes}); "
+                "each is looked at by itself"
+            )
+    return found
+
+
+def _parallel(a: Frame, b: Frame) -> bool:
+    """Whether two slices can be of one volume: size, spacing and direction agree up to what headers round."""
+    turned = max(abs(p - q) for p, q in zip(a.orientation, b.orientation, strict=True))
+    stretched = max(abs(p - q) / p for p, q in zip(a.spacing, b.spacing, strict=True))
+    return a.shape == b.shape and turned < 0.01 and stretched < 0.001
+
+
+def _normal(frame: Frame) -> np.ndarray:
+    return np.cross(frame.orientation[:3], frame.orientation[3:])
+
+
+def _along(frame: Frame) -> tuple[float, int]:
+    return float(_normal(frame) @ np.array(frame.position)), frame.number
+
+
+def missing_slices(stack: Stack) -> tuple[float, list[int]]:
+    """(slice distance in mm, how many slices are missing after each one).
+
+    Raises:
+        InputError: slices at the same place (several volumes in one series), irregular distances, or one
+            slice only.
+    """
+    frames = stack.frames
+    if len(frames) < 2:
+        raise InputError(f"{stack.label}: one slice only, expected a volume of at least two; left out")
+    normal = _normal(frames[0])
+    places = np.array([normal @ np.array(frame.position) for frame in frames])
+    steps = np.diff(places)
+    if (steps < 1e-3).any():
+        unique = int((steps >= 1e-3).sum()) + 1
+        raise InputError(
+            f"{stack.label}: {len(frames)} slices at {unique} places: several volumes (repetitions, phases, "
+            "directions) or copies in one series, expected one volume; export them as separate series"
+        )
+    # The smallest common distance: with many slices missing the median may be a double one.
+    distance = float(np.median(steps[steps < 1.5 * steps.min()]))
+    counts = steps / distance
+    whole = np.rint(counts)
+    if (np.abs(counts - whole) > _TOLERANCE * np.maximum(1, whole)).any():
+        raise InputError(
+            f"{stack.label}: slice distances from {steps.min():.2f} to {steps.max():.2f} mm, expected "
+            "equal ones; "
+            "slices are missing or mixed, export the series again"
+        )
+    return distance, [int(count) - 1 for count in whole]
+
+
+def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, list[str]]:
+    """Read a stack as a volume in RAS order.
+
+    Args:
+        stack: from `sort_series`.
+        interpolate: fill missing slices linearly from their neighbours, with a warning, instead of refusing.
+
+    Returns:
+        The volume (float32, in the units after each slice's own slope and intercept), and one line for each
+        thing the user must know.
+
+    Raises:
+        InputError: slices are missing, mixed, or cannot be decoded; values are all equal.
+    """
+    _, gaps = missing_slices(stack)
+    lost = sum(gaps)
+    warnings = []
+    count = len(stack.frames) + lost
+    if lost:
+        after = [str(index + 1) for index, gap in enumerate(gaps) if gap]
+        where = f"{lost} of {count} slices missing, after slice {', '.join(after[:6])}"
+        if not interpolate:
+            raise InputError(
+                f"{stack.label}: {where}; export the series again, or accept interpolated slices with "
+                "--fill-missing"
+            )
+        warnings.append(f"{where}: filled by linear interpolation")
+    expected = stack.header.expected
+    if expected > count and math.isnan(stack.echo) and not stack.rest:
+        warnings.append(f"{count} slices found, the scanner announced {expected}")
+    first, last = stack.frames[0], stack.frames[-1]
+    rows, columns = first.shape
+    check_claim(first.path, (rows, columns, count), 0, 1)
+    stored = np.empty((columns, rows, count), np.float32)
+    reader = PixelReader()
+    slot = 0
+    for frame, gap in zip(stack.frames, [0, *gaps], strict=True):
+        slot += gap
+        stored[:, :, slot] = reader.read(frame).T
+        for step in range(1, gap + 1):
+            share = np.float32(step / (gap + 1))
+            before, after_gap = stored[:, :, slot - gap - 1], stored[:, :, slot]
+            stored[:, :, slot - gap - 1 + step] = (1 - share) * before + share * after_gap
+        slot += 1
+    affine = _affine(first, last, count)
+    refuse_constant(first.path.parent, stored)
+    grid = Grid("dicom", stored.shape, affine, has_affine=True)
+    data = np.ascontiguousarray(to_canonical(stored, affine))
+    return Volume(data, canonical_affine(stored.shape, affine), grid, first.path.parent), warnings
+
+
+def _affine(first: Frame, last: Frame, count: int) -> np.ndarray:
+    """Voxel (column, row, slice) to RAS+ mm, from the first and last slice: gantry tilt becomes a shear."""
+    affine = np.eye(4)
+    affine[:3, 0] = np.array(first.orientation[:3]) * first.spacing[1]
+    affine[:3, 1] = np.array(first.orientation[3:]) * first.spacing[0]
+    affine[:3, 2] = (np.array(last.position) - np.array(first.position)) / (count - 1)
+    affine[:3, 3] = first.position
+    return np.asarray(_LPS_TO_RAS @ affine)
