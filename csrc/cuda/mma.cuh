@@ -30,13 +30,7 @@ __device__ __forceinline__ void multiply(float (&d)[4], const std::uint32_t (&a)
 
 // 16 bytes to shared memory, or zeros (`from` is then not read, but must be an address). Done after cp_async_wait.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool zero) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-  uint4 values = make_uint4(0, 0, 0, 0);  // at once, in one access
-  if (!zero) values = *static_cast<const uint4*>(from);
-  *static_cast<uint4*>(to) = values;
-#else
   cp_async<16>(to, from, zero ? 0 : 16);
-#endif
 }
 
 }  // namespace ivan_fast::cuda
