@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
-from ivan_fast import _C
+from ivan_fast import _C, ops
 
 MIB = 1 << 20
 MAX_GRID_YZ = 65535
@@ -109,3 +112,28 @@ def test_the_papers_block_is_fused_where_shared_memory_allows(operand_size: int)
     shape = (1, 1, 1, 32, 5, 256, 256)
     possible = [_C.dense_block_fused_geometry(shape, operand_size, *d)["possible"] for d in DEVICES]
     assert possible == ([True] * 4 if operand_size == 2 else [True, False, True, False])
+
+
+@pytest.mark.skipif(not _C.build_info()["with_cuda"], reason="built without nvcc")
+def test_choice_of_the_kernel() -> None:
+    before = ops.dense_block_cuda_kernel()
+    assert before in ("layerwise", "fused")
+    for kernel in ("fused", "layerwise", before):
+        ops.set_dense_block_cuda_kernel(kernel)
+        assert ops.dense_block_cuda_kernel() == _C.build_info()["dense_block_cuda"] == kernel
+    with pytest.raises(ValueError, match="kernel is 'fast', expected 'layerwise' or 'fused'"):
+        ops.set_dense_block_cuda_kernel("fast")
+
+
+@pytest.mark.skipif(not _C.build_info()["with_cuda"], reason="built without nvcc")
+def test_a_wrong_choice_in_the_environment_is_refused_at_import() -> None:
+    environment = {**os.environ, "IVAN_FAST_CUDA_KERNEL": "fast"}
+    run = subprocess.run(
+        [sys.executable, "-c", "import ivan_fast"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "IVAN_FAST_CUDA_KERNEL=fast, expected layerwise or fused" in run.stderr.splitlines()[-1]
