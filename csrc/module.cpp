@@ -120,6 +120,14 @@ std::int64_t pointwise_element(std::int64_t head, std::int64_t packs, std::int64
   return item < packs ? head + item * width : ivan_fast::cuda::Span{head, packs, 0}.single(item, width);
 }
 
+// sizes: batch, in_channels, out_channels, growth, depth, height, width; float32.
+size_t planned_bytes(const std::array<std::int64_t, 7>& sizes, bool fast, bool backward, bool coupled, int threads) {
+  ivan_fast::DenseBlockParams params{};
+  params.shape = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6]};
+  params.winograd = fast;
+  return ivan_fast::cpu::dense_block_planned_bytes(params, backward, coupled, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -146,5 +154,7 @@ PYBIND11_MODULE(_C, m) {
         "First element of an item.");
   m.def("mix_backward_partials", &ivan_fast::cuda::mix_backward_partials, py::arg("batch"), py::arg("pixels"),
         "Partial sums that channel_mix_backward needs room for on CUDA.");
+  m.def("dense_block_planned_bytes", &planned_bytes, py::arg("sizes"), py::arg("fast"), py::arg("backward"),
+        py::arg("coupled"), py::arg("threads"), "Bytes that a call on the CPU works in.");
   m.def("return_large_blocks", &ivan_fast::cpu::return_large_blocks, "See csrc/cpu/heap.h.");
 }

@@ -17,3 +17,6 @@ def dense_block_cuda_plan(
 def dense_block_fused_geometry(
     sizes: Sequence[int], operand_size: int, multiprocessors: int, shared_bytes: int
 ) -> dict[str, Any]: ...
+def dense_block_planned_bytes(
+    sizes: list[int], fast: bool, backward: bool, coupled: bool, threads: int
+) -> int: ...

@@ -89,11 +89,11 @@ struct Call {
   const ParallelFor parallel_for;
   dense::Job<T> job = {};
   dense::Tiling tiling;
+  size_t planned, rings_stride;                                  // bytes of everything; elements of a slot's rings
+  std::optional<dense::LevelPlaces<T>> places, gradient_places;  // of weights or their gradients, in either net
   std::optional<dense::Workspace> memory;
-  size_t rings_stride;
   T* rings;
-  std::optional<dense::LevelPlaces<T>> places;  // of gradients of parameters
-  T* sums = nullptr;                            // [slots][parts][places->elements]
+  T* sums = nullptr;  // [slots][parts][places->elements]
 
   Call(const DenseBlockParams& p, int threads_, ParallelFor parallel_for_, bool backward,
        const DenseBlockCoupling& coupling = {})
@@ -110,32 +110,36 @@ struct Call {
     const int hidden = int(shape.depth) - 1, lanes = kernels_of<T>().lanes;
     job.net = dense::make_net<T>(hidden, shape.in_channels, shape.out_channels, shape.growth, lanes);
     if (backward) job.gradient = dense::make_net<T>(hidden, shape.out_channels, shape.in_channels, shape.growth, lanes);
-    const dense::LevelPlaces<T> net_places(job.net, job.winograd), gradient_places(job.gradient, job.winograd);
-    places.emplace(net_places);
+    places.emplace(job.net, job.winograd);
+    gradient_places.emplace(job.gradient, job.winograd);
 
     // The job's nets have no weights yet, so that no bias is known to be 0: the rings' sizes are upper bounds.
     const auto size = [&](size_t elements) { return dense::Workspace::bytes_of<T>(elements); };
     const auto rings_of = [&](int64_t columns, int parts) {
       return size(kernels_of<T>().workspace(job, columns, parts, backward));
     };
-    const size_t packed = size(net_places.elements) + (backward ? size(gradient_places.elements) : 0);
+    const size_t packed = size(places->elements) + (backward ? size(gradient_places->elements) : 0);
     const auto bytes = [&](int64_t columns, int64_t slots, int parts) {
       return packed + size_t(slots) * (rings_of(columns, parts) + (backward ? parts * size(places->elements) : 0));
     };
     tiling = dense::make_tiling(shape, threads, backward, job.coupling.walk != CouplingWalk::kNone,
                                 job.winograd ? dense::kTile : 1, dense::Workspace::limit(), bytes);
-    memory.emplace(bytes(tiling.tile_columns(), tiling.slots, tiling.parts));
+    planned = bytes(tiling.tile_columns(), tiling.slots, tiling.parts);
     rings_stride = rings_of(tiling.tile_columns(), tiling.parts) / sizeof(T);
+  }
+
+  // Takes the planned memory and packs the weights.
+  void begin(const DenseBlockParams& p, bool backward) {
+    memory.emplace(planned);
     rings = memory->template take<T>(rings_stride * size_t(tiling.slots));
     if (backward) sums = memory->template take<T>(places->elements * size_t(workers()));
-    place_net(job.net, net_places, memory->template take<T>(net_places.elements),
-              reinterpret_cast<const T* const*>(p.biases), shape.growth);
+    place_net(job.net, *places, memory->template take<T>(places->elements), reinterpret_cast<const T* const*>(p.biases),
+              shape.growth);
     if (backward)
-      place_net(job.gradient, gradient_places, memory->template take<T>(gradient_places.elements),
+      place_net(job.gradient, *gradient_places, memory->template take<T>(gradient_places->elements),
                 static_cast<const T* const*>(nullptr), shape.growth);
     pack(reinterpret_cast<const T* const*>(p.weights), backward);
   }
-
   void pack(const T* const* weights, bool backward) const {
     const std::vector<LevelSource> all = level_sources(job.net.hidden);
     for_each(int64_t(all.size()) * (backward ? 2 : 1), parallel_for, [&](int64_t i) {
@@ -181,6 +185,7 @@ template <typename T>
 void forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
   if (is_empty(p.shape)) return;
   Call<T> call(p, threads, parallel_for, false);
+  call.begin(p, false);
   call.for_each_tile([](int64_t) {}, [&](const dense::Tile& tile, const dense::Share& share, int64_t,
                                          T* workspace) { kernels_of<T>().forward(call.job, tile, share, workspace); });
 }
@@ -217,6 +222,7 @@ template <typename T>
 void backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parallel_for) {
   if (is_empty(p.forward.shape)) return zero_gradients<T>(p);
   Call<T> call(p.forward, threads, parallel_for, true, p.coupling);
+  call.begin(p.forward, true);
   call.job.grad_y = static_cast<const T*>(p.grad_y.data);
   call.job.grad_y_batch_stride = p.grad_y.batch_stride;
   call.job.grad_x = static_cast<T*>(p.grad_x);
@@ -238,6 +244,15 @@ void backward(const DenseBlockBackwardParams& p, int threads, ParallelFor parall
 
 void set_dense_block_workspace(size_t bytes) { dense::Workspace::set_limit(bytes); }
 size_t dense_block_workspace() { return dense::Workspace::limit(); }
+
+size_t dense_block_planned_bytes(const DenseBlockParams& p, bool backward, bool coupled, int threads) {
+  check_params(p);
+  DenseBlockCoupling coupling;
+  if (coupled) coupling.walk = CouplingWalk::kForward;
+  if (is_empty(p.shape)) return 0;
+  if (p.dtype == DType::kFloat64) return Call<double>(p, threads, nullptr, backward, coupling).planned;
+  return Call<float>(p, threads, nullptr, backward, coupling).planned;
+}
 
 void dense_block_forward(const DenseBlockParams& p, int threads, ParallelFor parallel_for) {
   check_params(p);

@@ -1,5 +1,7 @@
 // Dense block on the CPU; compiled once for each instruction set (isa.h).
 // Only the table of entry points leaves this file.
+#include <vector>
+
 #include "dense_block_direct.h"
 #include "dense_block_winograd_stream.h"
 #include "dense_block_winograd_weights.h"
@@ -12,10 +14,14 @@ namespace {
 template <class Stream, typename T, typename F>
 void with_streams(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share, bool backward,
                   T* workspace, F&& run) {
-  Streams<Stream> streams = {{}, share.team};
-  for (int i = share.first; i < share.last; ++i)
-    streams.mine.emplace_back(job, tile, backward, i, share.parts, workspace);
-  run(streams);
+  if (share.last - share.first == 1) {  // others may be waiting: nothing here may throw
+    Stream stream(job, tile, backward, share.first, share.parts, workspace);
+    return run(Streams<Stream>{&stream, &stream + 1, share.team});
+  }
+  std::vector<Stream> all;
+  all.reserve(size_t(share.last - share.first));
+  for (int i = share.first; i < share.last; ++i) all.emplace_back(job, tile, backward, i, share.parts, workspace);
+  run(Streams<Stream>{all.data(), all.data() + all.size(), share.team});
 }
 template <typename T, typename F>
 void with_streams(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share, bool backward,
@@ -33,19 +39,19 @@ size_t workspace_elements(const dense::Job<T>& job, int64_t columns, int parts, 
   wide.width = columns + 2 * margin;
   size_t elements = 0;
   with_streams(wide, dense::Tile{0, 0, 1, margin, margin + columns}, dense::Share{parts, 0, 1, nullptr}, backward,
-               static_cast<T*>(nullptr), [&](const auto& streams) { elements = streams.mine.front().arena.used; });
+               static_cast<T*>(nullptr), [&](const auto& streams) { elements = streams.front().arena.used; });
   return elements;
 }
 
 template <typename T>
 void forward_tile(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share, T* workspace) {
-  with_streams(job, tile, share, false, workspace, [](auto& streams) { forward_stream(streams); });
+  with_streams(job, tile, share, false, workspace, [](const auto& streams) { forward_stream(streams); });
 }
 
 template <typename T>
 void backward_tile(const dense::Job<T>& job, const dense::Tile& tile, const dense::Share& share,
                    const dense::Accumulators<T>* sums, T* workspace) {
-  with_streams(job, tile, share, true, workspace, [&](auto& streams) { backward_stream(streams, sums); });
+  with_streams(job, tile, share, true, workspace, [&](const auto& streams) { backward_stream(streams, sums); });
 }
 
 }  // namespace

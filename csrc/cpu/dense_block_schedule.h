@@ -5,8 +5,6 @@
 // ring holds only the rows that later steps still read. DirectStream and WinogradStream do the work.
 #pragma once
 
-#include <vector>
-
 #include "dense_block_plan.h"
 #include "dense_block_team.h"
 
@@ -68,17 +66,22 @@ struct Schedule {
 // The streams of one worker, one for each of its parts, and the others' beside them.
 template <class Stream>
 struct Streams {
-  std::vector<Stream> mine;
+  Stream* begin_;
+  Stream* end_;
   dense::Team* team;
+
+  Stream* begin() const { return begin_; }
+  Stream* end() const { return end_; }
+  Stream& front() const { return *begin_; }
 
   // Runs a phase in every part; all of them, also the other workers', end it before any goes on.
   template <typename F>
-  void phase(F&& run) {
-    for (Stream& stream : mine) run(stream);
+  void phase(F&& run) const {
+    for (Stream& stream : *this) run(stream);
     if (team) team->wait();
   }
   template <typename F>
-  void phase_if(bool active, F&& run) {
+  void phase_if(bool active, F&& run) const {
     phase([&](Stream& stream) {
       if (active) run(stream);
     });
@@ -86,15 +89,15 @@ struct Streams {
 };
 
 template <class Stream>
-static void forward_stream(Streams<Stream>& streams) {
-  const Schedule at = streams.mine.front().schedule;
-  const Extent extent = streams.mine.front().extent;
+static void forward_stream(const Streams<Stream>& streams) {
+  const Schedule at = streams.front().schedule;
+  const Extent extent = streams.front().extent;
   const Range own = extent.rows_with(0);
   const int64_t first = own.begin - at.x_margin() + 1, start = first < 0 ? 0 : first;
   streams.phase([](Stream& stream) { stream.clear(); });
   streams.phase([&](Stream& stream) { stream.load_x_until(start + 1); });
   for (int64_t t = start; t < own.end + at.output_lag(); ++t) {
-    for (Stream& stream : streams.mine) stream.load_x_until(t + 2);
+    for (Stream& stream : streams) stream.load_x_until(t + 2);
     for (int k = 1; k <= at.L; ++k) {
       const int64_t row = t - at.hidden_lag(k);
       streams.phase_if(extent.rows_with(at.hidden_margin(k)).contains(row),
@@ -107,9 +110,9 @@ static void forward_stream(Streams<Stream>& streams) {
 
 // Parameter gradients are added as soon as a row's gradient is there; sums[part].
 template <class Stream, class Sums>
-static void backward_stream(Streams<Stream>& streams, const Sums* sums) {
-  const Schedule at = streams.mine.front().schedule;
-  const Extent extent = streams.mine.front().extent;
+static void backward_stream(const Streams<Stream>& streams, const Sums* sums) {
+  const Schedule at = streams.front().schedule;
+  const Extent extent = streams.front().extent;
   const Range own = extent.rows_with(0), outputs = extent.rows_with(at.output_margin());
   const int64_t first = own.begin - at.x_margin() + 1, start = first < 0 ? 0 : first;
   streams.phase([](Stream& stream) { stream.clear(); });
@@ -118,7 +121,7 @@ static void backward_stream(Streams<Stream>& streams, const Sums* sums) {
     if (!at.coupled) stream.load_grad_y_until(start - at.grad_y_lag());
   });
   for (int64_t t = start; t < own.end + at.grad_x_lag(); ++t) {
-    for (Stream& stream : streams.mine) {
+    for (Stream& stream : streams) {
       stream.load_x_until(t + 2);
       if (!at.coupled) stream.load_grad_y_until(t - at.grad_y_lag() + 1);
     }

@@ -1,11 +1,12 @@
 // The part of the stream that computes by Winograd F(4x4, 3x3): a row is a row of tiles, four rows of pixels.
 //
 // Each new row of a source is transformed once, by the level that needs it first, and serves every later level and the
-// weight gradients. For 256 columns and growth 32 the backward's rings take 11 MB a thread: they live in L3, read at
-// one or two bytes a cycle.
+// weight gradients. For 256 columns and growth 32 the backward's rings take 14 MB (17 with a coupling), which the
+// threads of a team share: they live in L3, read at one or two bytes a cycle.
 //
-// An output all of whose inputs are exactly 0 is exactly its bias, as in a direct sum, though others of its tile are
-// not 0: the noise would otherwise decide LeakyReLU's derivative in the black background of an image under zero biases.
+// An output all of whose inputs are exactly 0 is exactly its bias, as in a direct sum of finite weights, though others
+// of its tile are not 0: the noise would otherwise decide LeakyReLU's derivative in the black background of an image
+// under zero biases.
 #pragma once
 
 #include "dense_block_couple.h"

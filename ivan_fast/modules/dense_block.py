@@ -11,9 +11,9 @@ from ivan_fast.reference import COMPUTE_MODES
 _AUTOCAST_COMPUTE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
 REDUCED_COMPUTE = frozenset({"bf16", "fp16", "tf32"})
 FAST_PIXELS = 64 * 64
-"""Where ``"fast"`` is the default. Its values are as good as ``"strict"`` ones (1e-6), but a pre-activation near 0
-may round to the other side, where LeakyReLU's derivative is another. In an image of 20x28 pixels one such flip
-is worth 1e-3 of a parameter's gradient; from 48x48 on no difference from PyTorch's float32 was seen.
+"""Where ``"fast"`` is the default. Its values are as good as ``"strict"`` ones (1e-6), but a pre-activation
+near 0 may round to the other side, where LeakyReLU's derivative is another. In an image of 20x28 pixels one
+such flip is worth 1e-3 of a parameter's gradient; from 48x48 on no difference from PyTorch's was seen.
 """
 
 

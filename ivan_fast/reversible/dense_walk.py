@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from ivan_fast.modules import AffineCoupling, DenseBlock
@@ -24,16 +25,28 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def is_known(subnet: nn.Module) -> TypeGuard[DenseBlock]:
-    """Whether it computes what the dense block ops compute."""
-    return type(subnet) is DenseBlock and not has_hooks(subnet)
+    """Whether it computes what the dense block ops compute, of parameters that are there as they are."""
+    if type(subnet) is not DenseBlock or has_hooks(subnet):
+        return False
+    # A parametrization replaces the class of the list that holds the parameter.
+    return type(subnet.weights) is nn.ParameterList and type(subnet.biases) is nn.ParameterList
 
 
-def dense_subnets(coupling: AffineCoupling) -> tuple[DenseBlock, DenseBlock, DenseBlock] | None:
-    """F, G and H, if all three are dense blocks of the coupling's own backend."""
+def dense_subnets(
+    coupling: AffineCoupling, state: Tensor
+) -> tuple[DenseBlock, DenseBlock, DenseBlock] | None:
+    """F, G and H, if this walk can take them.
+
+    All three must be dense blocks of the coupling's own backend, their parameters of one dtype, and the
+    state of that dtype or float64.
+    """
     F, G, H = coupling.F, coupling.G, coupling.H
     if not (is_known(F) and is_known(G) and is_known(H)):
         return None
-    return (F, G, H) if {F.backend, G.backend, H.backend} == {coupling.backend} else None
+    if {F.backend, G.backend, H.backend} != {coupling.backend}:
+        return None
+    dtypes = {p.dtype for net in (F, G, H) for p in net.parameters()}
+    return (F, G, H) if len(dtypes) == 1 and dtypes <= {state.dtype, torch.float32} else None
 
 
 def coupling_forward(

@@ -60,7 +60,9 @@ class Step:
         May overwrite `y` and `grad_y`.
         """
         with torch.no_grad():
-            x = walk.without_noise(rerun(self.block, self._undo, y, recorder[""]), tiny)
+            x = rerun(self.block, self._undo, y, recorder[""])
+            # Never the block's own tensor, which it may keep: later steps overwrite it.
+            x = x.clone() if tiny is None else walk.without_noise(x, tiny)
         return (x, *self.replay(x, grad_y, recorder, needs_x))
 
 
@@ -90,7 +92,7 @@ class OwnStep(Step):
         layers = [self._mix, self._coupling]
         for layer in layers if self._inverse else reversed(layers):
             if isinstance(layer, AffineCoupling):
-                subnets = dense_walk.dense_subnets(layer)
+                subnets = dense_walk.dense_subnets(layer, state)
                 if subnets is not None:
                     back_dense = dense_walk.coupling_inverse if self._inverse else dense_walk.coupling_forward
                     grads += back_dense(layer, subnets, state, grad, tiny, self.rounding)
@@ -100,7 +102,10 @@ class OwnStep(Step):
                 grads += more
             elif isinstance(layer, InvertibleConv1x1):
                 back_mix = walk.mix_inverse if self._inverse else walk.mix_forward
-                state, grad, more = back_mix(layer, state, grad, tiny)
+                mixed, mixed_grad, more = back_mix(layer, state, grad, tiny)
+                state.copy_(mixed)  # whoever called holds these two; two more would stay beside them
+                grad.copy_(mixed_grad)
+                del mixed, mixed_grad
                 grads += more
         return state, grad if needs_x else None, grads
 

@@ -150,8 +150,8 @@ def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions, rounding: Te
 
 
 def _sum(first: Tensor, *others: Tensor | None) -> Tensor:
-    """Sum of gradients; None stands for zero."""
+    """Sum of gradients in the dtype of the first; None stands for zero."""
     for other in others:
         if other is not None:
-            first = first + other
+            first = first + other.to(first.dtype)
     return first

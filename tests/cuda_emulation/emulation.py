@@ -27,7 +27,7 @@ CACHE = REPO / "build" / "cuda-emulation"
 Edit = tuple[str, str, str]
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 COMMON += ["-Wno-unknown-pragmas", "-DIVAN_EMU"]
-# Shared memory is static variables of templates: by default one of each name serves all libraries of a process.
+# Shared memory is static variables of templates; by default one of a name serves all libraries of a process.
 COMMON += ["-fno-gnu-unique"]
 UNDEFINED = "alignment,bounds,float-cast-overflow,null,shift,signed-integer-overflow"  # what compiles quickly
 SANITIZE = [f"-fsanitize=address,{UNDEFINED}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]

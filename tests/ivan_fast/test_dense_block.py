@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ivan_fast
-from ivan_fast import ops, reference
+from ivan_fast import _C, ops, reference
 
 Case = tuple[Tensor, list[Tensor], list[Tensor], Tensor]
 
@@ -322,6 +322,23 @@ def test_column_strips_keep_the_bits(compute: str) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(whole[3:], strips[3:], strict=True)), "never cut"
     with pytest.raises(ValueError, match="size is 0"):
         ops.set_dense_block_workspace(0)
+
+
+def test_workspace_stays_below_its_bound() -> None:
+    """Of all threads together; only for very wide levels one thread with the narrowest strips takes more."""
+    bound, checked = ops.dense_block_workspace(), 0
+    heights, widths = (1, 4, 8, 64, 256, 1000), (1, 33, 64, 256, 1024, 4096, 100_000)
+    for batch, height, width in [(1, h, w) for h in heights for w in widths] + [(4, 4, 256), (64, 32, 32)]:
+        for channels, growth, depth in ((1, 32, 5), (7, 32, 5), (1, 128, 5), (1, 32, 10)):
+            sizes = [batch, channels, channels, growth, depth, height, width]
+            for fast, coupled in ((True, True), (True, False), (False, True)):
+                alone = _C.dense_block_planned_bytes(sizes, fast, True, coupled, 1)
+                assert alone <= bound or (growth, depth) != (32, 5)
+                for threads in (2, 3, 16, 64):
+                    planned = _C.dense_block_planned_bytes(sizes, fast, True, coupled, threads)
+                    assert 0 < planned <= max(bound, alone), (sizes, fast, coupled, threads)
+                    checked += planned <= bound
+    assert checked > 1500
 
 
 def test_fast_is_another_arithmetic_than_strict() -> None:

@@ -21,7 +21,7 @@ from reversible_nets import (
     parameter_gradients,
     train_in_parallel,
 )
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
@@ -228,3 +228,49 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
     for memory in BOTH:
         for rank in range(2):
             assert distance(torch.load(tmp_path / f"{memory}-{rank}.pt"), wanted) < 1e-6
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_parametrized_subnets_get_their_gradients(direction: str) -> None:
+    """Their op's weights are no parameters: what is trained lies behind the parametrization."""
+    chain = dense_chain(blocks=2)
+    nn.utils.parametrize.register_parametrization(chain[0].coupling.F.weights, "0", Halved())
+    x = torch.rand(1, 2, 6, 6)
+    stored = gradients(chain, x, "store", direction)
+    assert distance(gradients(chain, x, "invert", direction), stored) < 1e-6
+    assert chain.guard_trips == 0
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("wide", ["F", "G", "H", "all"])
+def test_subnets_of_other_dtypes(direction: str, wide: str) -> None:
+    chain = dense_chain(blocks=2, state_dtype=torch.float32 if wide == "all" else torch.float64)
+    for block in chain:
+        for net in "FGH" if wide == "all" else wide:
+            getattr(block.coupling, net).double()
+    x = torch.rand(1, 2, 6, 6)
+    stored = gradients(chain, x, "store", direction)
+    assert distance(gradients(chain, x, "invert", direction), stored) < 1e-5
+    assert chain.guard_trips == 0
+
+
+def test_a_foreign_block_keeps_its_tensors() -> None:
+    class Flip(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flip(1)
+
+        def inverse(self, y: Tensor) -> Tensor:
+            self.kept = y.flip(1)
+            self.copy = self.kept.clone()
+            return self.kept
+
+    blocks = list(dense_chain(blocks=2))
+    chain = ReversibleSequential(blocks[0], Flip(), blocks[1])
+    x = torch.rand(1, 2, 6, 6, dtype=torch.float64)
+    chain(x).square().mean().backward()
+    assert torch.equal(chain[1].kept, chain[1].copy)

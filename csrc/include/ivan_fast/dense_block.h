@@ -68,16 +68,21 @@ namespace cpu {
 using ParallelFor = void (*)(int64_t count, void (*body)(int64_t, void*), void* context);
 
 // y and grad_x do not depend on `threads`. The parameter gradients are sums over pixels: equal bits for equal
-// `threads`, and between thread counts they differ by rounding only (each is a sum of partial sums over at most
-// 64 pixels, added in float per thread and in double over threads).
+// `threads`, workspace bound and instruction set, and otherwise they differ by rounding only (each is a sum of partial
+// sums over at most 64 pixels, or 64 tiles of Winograd, added in float per thread and in double over threads).
 // Throws std::bad_alloc, and std::runtime_error for a value outside the documented range.
 void dense_block_forward(const DenseBlockParams& params, int threads, ParallelFor parallel_for);
 void dense_block_backward(const DenseBlockBackwardParams& params, int threads, ParallelFor parallel_for);
 
-// Upper bound for the rings of all threads together, in bytes; images too wide for it are cut into column strips.
-// Never below what one strip of 32 columns needs. Process-wide; default 64 MiB or IVAN_FAST_WORKSPACE_MB.
+// Upper bound for all that the calls work in (rings, packed weights, sums of gradients), all threads together, in
+// bytes. Images too wide for it are cut into column strips, and fewer threads take part where it is small for their
+// number. Never below what one thread needs for a strip of 32 columns. Process-wide; default 64 MiB or
+// IVAN_FAST_WORKSPACE_MB.
 void set_dense_block_workspace(size_t bytes);
 size_t dense_block_workspace();
+
+// Bytes that a call would work in, nothing computed: what is to stay below that bound.
+size_t dense_block_planned_bytes(const DenseBlockParams& params, bool backward, bool coupled, int threads);
 
 }  // namespace cpu
 }  // namespace ivan_fast
