@@ -85,7 +85,6 @@ bool uses_winograd(const DenseBlockParams& p) {
 template <typename T>
 struct Call {
   const DenseBlockShape& shape;
-  const int threads;
   const ParallelFor parallel_for;
   dense::Job<T> job = {};
   dense::Tiling tiling;
@@ -95,9 +94,9 @@ struct Call {
   T* rings;
   T* sums = nullptr;  // [slots][parts][places->elements]
 
-  Call(const DenseBlockParams& p, int threads_, ParallelFor parallel_for_, bool backward,
+  Call(const DenseBlockParams& p, int threads, ParallelFor parallel_for_, bool backward,
        const DenseBlockCoupling& coupling = {})
-      : shape(p.shape), threads(threads_), parallel_for(parallel_for_) {
+      : shape(p.shape), parallel_for(parallel_for_) {
     job.height = shape.height;
     job.width = shape.width;
     job.slope = T(p.negative_slope);
