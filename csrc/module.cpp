@@ -68,11 +68,11 @@ void select_fused([[maybe_unused]] bool fused) {
 using Sizes = std::array<std::int64_t, 7>;  // batch, in, out, growth, depth, height, width
 ivan_fast::DenseBlockShape shape_of(const Sizes& s) { return {s[0], s[1], s[2], s[3], s[4], s[5], s[6]}; }
 
-py::dict dense_block_cuda_plan(const Sizes& sizes, std::size_t operand_size, std::size_t state_size, bool backward,
+py::dict dense_block_cuda_plan(const Sizes& sizes, int nets, std::size_t operand_size, std::size_t state_size, int pass,
                                std::size_t limit) {
   using namespace ivan_fast::cuda;
-  const DenseBlockPass pass = backward ? DenseBlockPass::kBackward : DenseBlockPass::kForward;
-  const DenseBlockPlan plan = make_plan(shape_of(sizes), operand_size, state_size, pass, limit);
+  const DenseBlockPlan plan =
+      make_plan(shape_of(sizes), nets, operand_size, state_size, static_cast<DenseBlockPass>(pass), limit);
   const auto corners = [&](std::int64_t i) {
     const Tile t = plan.tiling.tile(i);
     return py::make_tuple(t.image, t.images, t.row0, t.row1, t.col0, t.col1);
@@ -90,8 +90,12 @@ py::dict dense_block_cuda_plan(const Sizes& sizes, std::size_t operand_size, std
   return d;
 }
 
-py::dict dense_block_fused_geometry(const Sizes& sizes, int operand_size, int multiprocessors, int shared_bytes) {
-  const auto g = ivan_fast::cuda::fused_geometry(shape_of(sizes), operand_size, {80, multiprocessors, shared_bytes});
+py::dict dense_block_fused_geometry(const Sizes& sizes, bool mirrored, int operand_size, int multiprocessors,
+                                    int shared_bytes) {
+  using namespace ivan_fast::cuda;
+  const auto shape = shape_of(sizes);
+  const auto g = fused_geometry(mirrored ? gradient_net(shape) : forward_net(shape), shape.batch, shape.height,
+                                shape.width, operand_size, {80, multiprocessors, shared_bytes});
   py::dict d;
   d["possible"] = g.possible;
   d["cols"] = g.cols;
@@ -141,10 +145,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("dense_block_workspace", &ivan_fast::cpu::dense_block_workspace, "Bytes of the dense block's row rings.");
   m.def("set_dense_block_workspace", &ivan_fast::cpu::set_dense_block_workspace, py::arg("bytes"));
   m.def("select_fused", &select_fused, py::arg("fused"));
-  m.def("dense_block_cuda_plan", &dense_block_cuda_plan, py::arg("sizes"), py::arg("operand_size"),
-        py::arg("state_size"), py::arg("backward"), py::arg("limit"), "Tiles and workspace of a CUDA dense block.");
-  m.def("dense_block_fused_geometry", &dense_block_fused_geometry, py::arg("sizes"), py::arg("operand_size"),
-        py::arg("multiprocessors"), py::arg("shared_bytes"), "Launch of the fused CUDA kernel, if it is possible.");
+  m.def("dense_block_cuda_plan", &dense_block_cuda_plan, py::arg("sizes"), py::arg("nets"), py::arg("operand_size"),
+        py::arg("state_size"), py::arg("pass_"), py::arg("limit"),
+        "Tiles and workspace of a CUDA dense block; pass_: 0 forward, 1 backward, 2 backward with a coupling.");
+  m.def("dense_block_fused_geometry", &dense_block_fused_geometry, py::arg("sizes"), py::arg("mirrored"),
+        py::arg("operand_size"), py::arg("multiprocessors"), py::arg("shared_bytes"),
+        "Launch of the fused CUDA kernel, if it is possible.");
   m.def("pointwise_launch", &pointwise_launch, py::arg("samples"), py::arg("items"),
         py::arg("max_blocks") = ivan_fast::cuda::kMaxGridX, "Grid and block of a pointwise CUDA kernel.");
   m.def("pointwise_span", &pointwise_span, py::arg("address"), py::arg("length"), py::arg("element_size"),

@@ -6,8 +6,21 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _ops = torch.ops.ivan_fast
+
+
+def refuse_tangents(op: str, *tensors: Tensor) -> None:
+    """The formulas are those of reverse mode only: torch would drop a tangent here without a word."""
+    if forward_ad._current_level < 0:  # outside torch.autograd.forward_ad.dual_level and torch.func.jvp
+        return
+    for t in tensors:
+        if forward_ad.unpack_dual(t).tangent is not None:
+            raise RuntimeError(
+                f"ivan_fast::{op} has no forward-mode derivative: it works only with plain PyTorch, "
+                'use backend="reference" (ivan_fast.reference)'
+            )
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: Tensor) -> None:

@@ -12,11 +12,8 @@ from ivan_fast._fake import check_dtype
 Walked = tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]
 
 
-def _walked(
-    op: str, halves: dict[str, Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str
-) -> Walked:
-    """What both ops return, empty; refuses what the compiled ops refuse."""
-    y = empty_like_output(op, x, weights, biases, compute)
+def check_halves(op: str, halves: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+    """Tensors of the coupled half of the state, against the dense block's input and output."""
     state = next(iter(halves.values()))
     for name, t in halves.items():
         torch._check(
@@ -30,6 +27,14 @@ def _walked(
                 f"{op}: {name} is {t.dtype} but x is {x.dtype}; the state is of the dtype of x or float64"
             ),
         )
+
+
+def _walked(
+    op: str, halves: dict[str, Tensor], x: Tensor, weights: list[Tensor], biases: list[Tensor], compute: str
+) -> Walked:
+    """What both ops return, empty; refuses what the compiled ops refuse."""
+    check_halves(op, halves, x, empty_like_output(op, x, weights, biases, compute))
+    state = next(iter(halves.values()))
     return like(state), like(state), like(x), [like(w) for w in weights], [like(b) for b in biases]
 
 

@@ -12,13 +12,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-import ivan_fast._autograd
 import ivan_fast._dense_block
 import ivan_fast._dense_block_coupling
 import ivan_fast._fake  # noqa: F401
 from ivan_fast import _C
+from ivan_fast._autograd import refuse_tangents
+from ivan_fast._dense_block_pair import (
+    dense_block_pair,
+    dense_block_pair_backward,
+    dense_block_pair_coupling_backward,
+    dense_block_pair_coupling_inverse_backward,
+)
 
 __all__ = [
     "affine_coupling_backward",
@@ -33,24 +38,16 @@ __all__ = [
     "dense_block_coupling_backward",
     "dense_block_coupling_inverse_backward",
     "dense_block_cuda_kernel",
+    "dense_block_pair",
+    "dense_block_pair_backward",
+    "dense_block_pair_coupling_backward",
+    "dense_block_pair_coupling_inverse_backward",
     "dense_block_workspace",
     "set_dense_block_cuda_kernel",
     "set_dense_block_workspace",
 ]
 
 _ops = torch.ops.ivan_fast
-
-
-def _refuse_tangents(op: str, *tensors: Tensor) -> None:
-    """The formulas are those of reverse mode only: torch would drop a tangent here without a word."""
-    if forward_ad._current_level < 0:  # outside torch.autograd.forward_ad.dual_level and torch.func.jvp
-        return
-    for t in tensors:
-        if forward_ad.unpack_dual(t).tangent is not None:
-            raise RuntimeError(
-                f"ivan_fast::{op} has no forward-mode derivative: it works only with plain PyTorch, "
-                'use backend="reference" (ivan_fast.reference)'
-            )
 
 
 def affine_coupling_forward(x: Tensor, h: Tensor, g: Tensor, clamp: float) -> Tensor:
@@ -62,19 +59,19 @@ def affine_coupling_forward(x: Tensor, h: Tensor, g: Tensor, clamp: float) -> Te
         g: shift ``[N, C2, H, W]``.
         clamp: bound of ``|s|``, >= 0; 0.8 in the paper.
     """
-    _refuse_tangents("affine_coupling_forward", x, h, g)
+    refuse_tangents("affine_coupling_forward", x, h, g)
     return _ops.affine_coupling_forward.default(x, h, g, clamp)
 
 
 def affine_coupling_inverse(y: Tensor, h: Tensor, g: Tensor, clamp: float) -> Tensor:
     """``x = (y - g) * exp(-s)``, the inverse of :func:`affine_coupling_forward`; all ``[N, C2, H, W]``."""
-    _refuse_tangents("affine_coupling_inverse", y, h, g)
+    refuse_tangents("affine_coupling_inverse", y, h, g)
     return _ops.affine_coupling_inverse.default(y, h, g, clamp)
 
 
 def affine_coupling_backward(grad_y: Tensor, x: Tensor, h: Tensor, clamp: float) -> tuple[Tensor, Tensor]:
     """Gradients ``(grad_x, grad_h)`` of :func:`affine_coupling_forward`; ``grad_g`` is ``grad_y`` itself."""
-    _refuse_tangents("affine_coupling_backward", grad_y, x, h)
+    refuse_tangents("affine_coupling_backward", grad_y, x, h)
     return _ops.affine_coupling_backward.default(grad_y, x, h, clamp)
 
 
@@ -85,7 +82,7 @@ def affine_coupling_inverse_backward(
 
     ``grad_g`` is ``-grad_y``.
     """
-    _refuse_tangents("affine_coupling_inverse_backward", grad_x, x, h)
+    refuse_tangents("affine_coupling_inverse_backward", grad_x, x, h)
     return _ops.affine_coupling_inverse_backward.default(grad_x, x, h, clamp)
 
 
@@ -96,7 +93,7 @@ def affine_coupling_recompute_backward(
 
     ``grad_g`` is ``grad_y``. The result is bit for bit that of the inverse followed by the backward.
     """
-    _refuse_tangents("affine_coupling_recompute_backward", y, h, g, grad_y)
+    refuse_tangents("affine_coupling_recompute_backward", y, h, g, grad_y)
     return _ops.affine_coupling_recompute_backward.default(y, h, g, grad_y, clamp)
 
 
@@ -107,7 +104,7 @@ def channel_mix(x: Tensor, weight: Tensor) -> Tensor:
         x: state ``[N, C, H, W]``.
         weight: ``[C, C]``.
     """
-    _refuse_tangents("channel_mix", x, weight)
+    refuse_tangents("channel_mix", x, weight)
     return _ops.channel_mix.default(x, weight)
 
 
@@ -116,7 +113,7 @@ def channel_mix_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Ten
 
     ``grad_weight`` is summed in a fixed order: the same on every run and for every number of threads.
     """
-    _refuse_tangents("channel_mix_backward", grad_y, x, weight)
+    refuse_tangents("channel_mix_backward", grad_y, x, weight)
     return _ops.channel_mix_backward.default(grad_y, x, weight)
 
 
@@ -153,7 +150,7 @@ def dense_block(
     Returns:
         ``[N, out, H, W]`` in ``x.dtype``.
     """
-    _refuse_tangents("dense_block", x, *weights, *biases)
+    refuse_tangents("dense_block", x, *weights, *biases)
     return _ops.dense_block.default(x, list(weights), list(biases), negative_slope, compute)
 
 
@@ -171,7 +168,7 @@ def dense_block_backward(
     parameter gradients are the same on every run with the same number of threads and otherwise differ by
     rounding. With ``"bf16"`` and ``"fp16"`` the gradients that enter a convolution are rounded as well.
     """
-    _refuse_tangents("dense_block_backward", grad_y, x, *weights, *biases)
+    refuse_tangents("dense_block_backward", grad_y, x, *weights, *biases)
     return _ops.dense_block_backward.default(grad_y, x, list(weights), list(biases), negative_slope, compute)
 
 
@@ -200,7 +197,7 @@ def dense_block_coupling_backward(
         ``(x2, grad_x2, grad_x, grad_weights, grad_biases)``; ``grad_g`` is ``grad_y2``. ``grad_x`` is that of
         h alone.
     """
-    _refuse_tangents("dense_block_coupling_backward", y2, g, grad_y2, x, *weights, *biases)
+    refuse_tangents("dense_block_coupling_backward", y2, g, grad_y2, x, *weights, *biases)
     return _ops.dense_block_coupling_backward.default(
         y2, g, grad_y2, x, list(weights), list(biases), clamp, negative_slope, compute
     )
@@ -224,7 +221,7 @@ def dense_block_coupling_inverse_backward(
         ``(scaled, grad_y2, grad_x, grad_weights, grad_biases)`` with ``scaled = x2 * exp(s) = y2 - g``;
         ``grad_g`` is ``-grad_y2``.
     """
-    _refuse_tangents("dense_block_coupling_inverse_backward", x2, grad_x2, x, *weights, *biases)
+    refuse_tangents("dense_block_coupling_inverse_backward", x2, grad_x2, x, *weights, *biases)
     return _ops.dense_block_coupling_inverse_backward.default(
         x2, grad_x2, x, list(weights), list(biases), clamp, negative_slope, compute
     )
@@ -262,10 +259,11 @@ def set_dense_block_cuda_kernel(kernel: str) -> None:
     """Choose that for this process; at first it is ``IVAN_FAST_CUDA_KERNEL``, or ``"layerwise"``.
 
     Args:
-        kernel: ``"layerwise"``: one launch for each convolution. ``"fused"``: :func:`dense_block` in bf16,
-            fp16 or TF32 in one launch, hidden activations in shared memory only, where the device has room
-            for them (growth at most 32, at most 16 output channels); everything else level by level. The
-            results are the same bits.
+        kernel: ``"layerwise"``: one launch for each convolution. ``"fused"``: in bf16, fp16 or TF32 one
+            launch for all convolutions, forward or for the gradient of the input, hidden activations in
+            shared memory, where the device has room for them (growth at most 32, at most 16 output
+            channels; of the gradient, input channels); everything else level by level. The results are the
+            same bits.
 
     Raises:
         ValueError: another name.

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ivan_fast._pair import Pair
+
 COMPUTE_MODES = ("strict", "fast", "bf16", "fp16", "tf32")
 _OPERAND_DTYPE = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -191,6 +193,18 @@ def dense_block_coupling_inverse_backward(
         grad_h.to(x.dtype), x, weights, biases, negative_slope, compute
     )
     return scaled, grad_y2, grad_x, grad_weights, grad_biases
+
+
+_PAIR = Pair(
+    dense_block,
+    dense_block_backward,
+    dense_block_coupling_backward,
+    dense_block_coupling_inverse_backward,
+)
+dense_block_pair = _PAIR.forward
+dense_block_pair_backward = _PAIR.backward
+dense_block_pair_coupling_backward = _PAIR.coupling_backward
+dense_block_pair_coupling_inverse_backward = _PAIR.coupling_inverse_backward
 
 
 def _operand(t: Tensor, compute: str) -> Tensor:

@@ -24,12 +24,25 @@ struct PlainKernels {
     }
   }
 
-  static void gradients(const GradientTask<T, T>& task, int splits, cudaStream_t stream) {
-    if (task.units.nine_tap_items() > 0)
-      launch("dense_block", gradient_kernel<9, T>, dim3(unsigned(task.units.nine_tap_items()), unsigned(splits)),
-             dim3(kThreads), 0, stream, task);
-    launch("dense_block", gradient_kernel<1, T>, dim3(unsigned(task.units.centre_items()), unsigned(splits)),
-           dim3(kThreads), 0, stream, task);
+  static void gradients(const GradientTask<T, T>& task, int nets, int splits, cudaStream_t stream) {
+    const auto grid = [&](int items) { return dim3(unsigned(items), unsigned(splits), unsigned(nets)); };
+    if (const int nine = task.units.nine_tap_items(); nine > 0)
+      launch("dense_block", gradient_kernel<9, T>, grid(nine), dim3(kThreads), 0, stream, task);
+    launch("dense_block", gradient_kernel<1, T>, grid(task.units.centre_items()), dim3(kThreads), 0, stream, task);
+  }
+
+  // Nothing is fused without tensor cores.
+  template <typename... Any>
+  static bool fused_forward(const Any&...) {
+    return false;
+  }
+  template <typename... Any>
+  static bool fused(const Any&...) {
+    return false;
+  }
+  template <typename... Any>
+  static bool fused_gradients(const Any&...) {
+    return false;
   }
 };
 
@@ -51,21 +64,13 @@ std::size_t operand_size(DType dtype, DenseBlockOperand operand) {
   return operand == DenseBlockOperand::kTf32 ? 4 : 2;
 }
 
-// The geometry of the fused kernel; not possible where it is not wanted either.
-FusedGeometry fused(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options) {
-  if (!options.fused || !on_tensor_cores(dtype, options.operand)) return {};
-  const DenseBlockDevice device = current_device();
-  if (device.capability < 80) return {};
-  return fused_geometry(shape, int(operand_size(dtype, options.operand)), device);
-}
-
-void check_params(const DenseBlockParams& p) {
-  const DenseBlockShape& s = p.shape;
+void check_call(const DenseBlockCall& call) {
+  const DenseBlockShape& s = call.shape;
   const auto refuse = [](const std::string& what) { throw std::runtime_error("dense_block: " + what); };
   if (s.depth < 1 || s.depth > kMaxLevels)
     refuse("depth is " + std::to_string(s.depth) + ", expected 1 to " + std::to_string(kMaxLevels));
-  if (!(p.negative_slope >= 0))
-    refuse("negative_slope is " + std::to_string(p.negative_slope) + ", expected at least 0");
+  if (!(call.negative_slope >= 0))
+    refuse("negative_slope is " + std::to_string(call.negative_slope) + ", expected at least 0");
   for (const std::int64_t channels : {s.in_channels, s.out_channels, s.growth})
     if (channels < 1 || channels > 4096)
       refuse("channel counts and growth must be 1 to 4096, found " + std::to_string(channels));
@@ -77,66 +82,65 @@ bool is_empty(const DenseBlockShape& s) { return s.batch == 0 || s.height == 0 |
 
 // An image without pixels: every sum over them is 0.
 template <typename T>
-void zero_gradients(const DenseBlockBackwardParams& p, cudaStream_t stream) {
-  const DenseNet net = forward_net(p.forward.shape);
-  for (int m = 1; m <= net.hidden + 1; ++m) {
-    const std::int64_t inputs = net.in_channels + std::int64_t(m - 1) * net.growth;
-    check(cudaMemsetAsync(p.grad_weights[m - 1], 0, std::size_t(net.outputs(m) * inputs * 9) * sizeof(T), stream), kOp);
-    check(cudaMemsetAsync(p.grad_biases[m - 1], 0, std::size_t(net.outputs(m)) * sizeof(T), stream), kOp);
-  }
+void zero_gradients(const DenseBlockCall& call, cudaStream_t stream) {
+  const DenseNet net = forward_net(call.shape);
+  for (int n = 0; n < call.nets; ++n)
+    for (int m = 1; m <= net.hidden + 1; ++m) {
+      const std::size_t outputs = std::size_t(net.outputs(m));
+      const std::size_t inputs = std::size_t(net.in_channels + std::int64_t(m - 1) * net.growth);
+      check(cudaMemsetAsync(call.net[n].grad_weights[m - 1], 0, outputs * inputs * 9 * sizeof(T), stream), kOp);
+      check(cudaMemsetAsync(call.net[n].grad_biases[m - 1], 0, outputs * sizeof(T), stream), kOp);
+    }
 }
 
 template <typename T>
-void plain_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, cudaStream_t stream) {
-  DenseCall<PlainKernels<T>>(p, plain_options(options), DenseBlockPass::kForward, workspace, stream).forward();
+void plain_forward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace, cudaStream_t stream) {
+  DenseRun<PlainKernels<T>>(call, plain_options(options), DenseBlockPass::kForward, workspace, stream).forward();
 }
 
 template <typename T>
-void plain_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
+void plain_backward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace,
                     cudaStream_t stream) {
-  DenseCall<PlainKernels<T>>(p.forward, plain_options(options), backward_pass(p), workspace, stream).backward(p);
+  DenseRun<PlainKernels<T>>(call, plain_options(options), backward_pass(call), workspace, stream).backward();
 }
 
 }  // namespace
 
-std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, DType dtype, const DenseBlockOptions& options,
-                                        DenseBlockPass pass) {
+std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, int nets, DType dtype,
+                                        const DenseBlockOptions& options, DenseBlockPass pass) {
   if (is_empty(shape)) return 0;
-  const std::size_t state_size = dtype == DType::kFloat64 ? 8 : 4;
-  const DenseBlockPlan plan =
-      make_plan(shape, operand_size(dtype, options.operand), state_size, pass, options.workspace_limit);
-  const bool only_weights = pass == DenseBlockPass::kForward && fused(shape, dtype, options).possible;
+  const std::size_t state_size = dtype == DType::kFloat64 ? 8 : 4, size = operand_size(dtype, options.operand);
+  const DenseBlockPlan plan = make_plan(shape, nets, size, state_size, pass, options.workspace_limit);
+  const bool only_weights = pass == DenseBlockPass::kForward && on_tensor_cores(dtype, options.operand) &&
+                            fused_is_possible(options, plan.net, int(size), current_device());
   return only_weights ? plan.source : plan.bytes;
 }
 
-void dense_block_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace, void* on) {
+void dense_block_forward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace, void* on) {
   const auto stream = static_cast<cudaStream_t>(on);
-  check_params(p);
-  if (is_empty(p.shape)) return;
-  if (p.dtype == DType::kFloat64) {
-    plain_forward<double>(p, options, workspace, stream);
-  } else if (const FusedGeometry geometry = fused(p.shape, p.dtype, options); geometry.possible) {
-    fused_forward(p, options, geometry, workspace, stream);
-  } else if (on_tensor_cores(p.dtype, options.operand)) {
-    tensor_core_forward(p, options, workspace, stream);
+  check_call(call);
+  if (is_empty(call.shape)) return;
+  if (call.dtype == DType::kFloat64) {
+    plain_forward<double>(call, options, workspace, stream);
+  } else if (on_tensor_cores(call.dtype, options.operand)) {
+    tensor_core_forward(call, options, workspace, stream);
   } else {
-    plain_forward<float>(p, options, workspace, stream);
+    plain_forward<float>(call, options, workspace, stream);
   }
 }
 
-void dense_block_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
-                          void* on) {
+void dense_block_backward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace, void* on) {
   const auto stream = static_cast<cudaStream_t>(on);
-  check_params(p.forward);
-  const bool wide = p.forward.dtype == DType::kFloat64;
-  if (is_empty(p.forward.shape)) {
-    wide ? zero_gradients<double>(p, stream) : zero_gradients<float>(p, stream);
+  check_call(call);
+  const bool wide = call.dtype == DType::kFloat64;
+  if (is_empty(call.shape)) {
+    wide ? zero_gradients<double>(call, stream) : zero_gradients<float>(call, stream);
   } else if (wide) {
-    plain_backward<double>(p, options, workspace, stream);
-  } else if (on_tensor_cores(p.forward.dtype, options.operand)) {
-    tensor_core_backward(p, options, workspace, stream);
+    plain_backward<double>(call, options, workspace, stream);
+  } else if (on_tensor_cores(call.dtype, options.operand)) {
+    tensor_core_backward(call, options, workspace, stream);
   } else {
-    plain_backward<float>(p, options, workspace, stream);
+    plain_backward<float>(call, options, workspace, stream);
   }
 }
 

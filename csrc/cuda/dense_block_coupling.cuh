@@ -1,66 +1,98 @@
 // The affine coupling between the two halves of a dense block's backward: from h and the state to the gradient of h.
 #pragma once
 
-#include "common.cuh"
+#include "dense_block_slices.cuh"
 #include "ivan_fast/dense_block.h"
 #include "ivan_fast/scalar.h"
 
 namespace ivan_fast::cuda {
 
+// Over a region of some images: H's output, and G's where the call has it, to their gradients there. The state beyond
+// `own` is not written: neighbouring tiles read what they overlap.
 template <typename State, typename T>
 struct WalkTask {
-  const State *state, *g, *grad;  // [N, inner], own batch strides; g with kForward
-  std::int64_t state_stride, g_stride, grad_stride;
-  const T* h;                 // [N, inner]
-  T* grad_h;                  // [N, inner]
-  State *out, *grad_state;    // [N, inner]
-  std::int64_t inner, count;  // of a sample, of all
+  Images<const State> state, g, grad;  // g with kForward, where local_g is null
+  Images<const T> h, local_g;
+  Images<T> grad_h, grad_g;  // grad_g where local_g is given
+  Images<State> out, grad_state;
+  Region region, own;
+  int images, channels;
   State clamp;
 };
 
-// In the state's own type, which may be wider than the dense block's; only the gradient of h is rounded to that.
+// In the state's own type, which may be wider than the dense block's; only gradients of h and g are rounded to that.
 template <CouplingWalk walk, typename State, typename T>
 __global__ void __launch_bounds__(kThreads) walk_kernel(WalkTask<State, T> task) {
+  const int cols = task.region.cols(), pixels = task.region.rows() * cols;
+  const std::int64_t all = std::int64_t(task.images) * task.channels * pixels;
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
-  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < task.count; i += step) {
-    const std::int64_t sample = i / task.inner, offset = i % task.inner;
-    const State state = task.state[sample * task.state_stride + offset];
-    const State grad = task.grad[sample * task.grad_stride + offset];
-    const State h = static_cast<State>(task.h[i]);
-    State out{}, grad_state{}, grad_h{};
+  const bool both = task.local_g.data != nullptr;
+  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
+    const int pixel = static_cast<int>(i % pixels), channel = static_cast<int>(i / pixels % task.channels);
+    const int image = static_cast<int>(i / pixels / task.channels);
+    const int row = task.region.row0 + pixel / cols, col = task.region.col0 + pixel % cols;
+    const State state = *task.state.at(image, channel, row, col);
+    const State grad = *task.grad.at(image, channel, row, col);
+    const State h = static_cast<State>(*task.h.at(image, channel, row, col));
+    State g = both ? static_cast<State>(*task.local_g.at(image, channel, row, col)) : State(0);
+    State out{}, grad_state{}, grad_h{}, grad_g{};
     if constexpr (walk == CouplingWalk::kForward) {
-      const State g = task.g[sample * task.g_stride + offset];
+      if (!both) g = *task.g.at(image, channel, row, col);
       coupling_element<CouplingOp::kRecomputeBackward>(state, h, g, grad, task.clamp, out, grad_state, grad_h);
+      grad_g = grad;
     } else {
-      State scaled{}, unused{};
-      coupling_element<CouplingOp::kForward>(state, h, State(0), grad, task.clamp, scaled, unused, unused);
+      State unused{}, also_unused{};
+      coupling_element<CouplingOp::kForward>(state, h, g, grad, task.clamp, out, unused, also_unused);
       coupling_element<CouplingOp::kInverseBackward>(state, h, State(0), grad, task.clamp, unused, grad_state, grad_h);
-      out = scaled;
+      grad_g = -grad_state;
     }
-    task.out[i] = out;
-    task.grad_state[i] = grad_state;
-    task.grad_h[i] = static_cast<T>(grad_h);
+    *task.grad_h.at(image, channel, row, col) = static_cast<T>(grad_h);
+    if (both) *task.grad_g.at(image, channel, row, col) = static_cast<T>(grad_g);
+    if (!task.own.contains(row, col)) continue;
+    *task.out.at(image, channel, row, col) = out;
+    *task.grad_state.at(image, channel, row, col) = grad_state;
   }
 }
 
+// Outputs of the nets around a tile, [net], and where their gradients go.
+template <typename T>
+struct WalkNets {
+  int nets;
+  Images<T> output[kMaxNets], gradient[kMaxNets];
+};
+
 template <typename State, typename T>
-void walk_coupling_in(const DenseBlockCoupling& c, const DenseBlockShape& s, const T* h, T* grad_h,
-                      cudaStream_t stream) {
-  const std::int64_t inner = s.out_channels * s.height * s.width;
-  const WalkTask<State, T> task{static_cast<const State*>(c.state.data),
-                                static_cast<const State*>(c.g.data),
-                                static_cast<const State*>(c.grad.data),
-                                c.state.batch_stride,
-                                c.g.batch_stride,
-                                c.grad.batch_stride,
-                                h,
-                                grad_h,
-                                static_cast<State*>(c.out),
-                                static_cast<State*>(c.grad_state),
-                                inner,
-                                s.batch * inner,
-                                static_cast<State>(c.clamp)};
-  const dim3 blocks(blocks_for(task.count));
+void walk_coupling_in(const DenseBlockCoupling& c, const DenseBlockShape& s, const WalkNets<T>& nets, const Tile& tile,
+                      const Region& region, cudaStream_t stream) {
+  const int height = int(s.height), width = int(s.width);
+  const auto input = [&](const Input& from) {
+    const State* data = static_cast<const State*>(from.data);
+    return whole_images(data == nullptr ? data : data + tile.image * from.batch_stride, from.batch_stride, height,
+                        width);
+  };
+  const auto output = [&](void* to) {
+    const std::int64_t stride = s.out_channels * s.height * s.width;
+    return whole_images(static_cast<State*>(to) + tile.image * stride, stride, height, width);
+  };
+  const int h = nets.nets - 1;
+  WalkTask<State, T> task{};
+  task.state = input(c.state);
+  task.g = input(c.g);
+  task.grad = input(c.grad);
+  task.h = read_only(nets.output[h]);
+  task.grad_h = nets.gradient[h];
+  if (h > 0) {
+    task.local_g = read_only(nets.output[0]);
+    task.grad_g = nets.gradient[0];
+  }
+  task.out = output(c.out);
+  task.grad_state = output(c.grad_state);
+  task.region = region;
+  task.own = {tile.row0, tile.row1, tile.col0, tile.col1};
+  task.images = tile.images;
+  task.channels = int(s.out_channels);
+  task.clamp = static_cast<State>(c.clamp);
+  const dim3 blocks(blocks_for(std::int64_t(task.images) * task.channels * region.rows() * region.cols()));
   if (c.walk == CouplingWalk::kForward) {
     launch("dense_block", walk_kernel<CouplingWalk::kForward, State, T>, blocks, dim3(kThreads), 0, stream, task);
   } else {
@@ -68,13 +100,13 @@ void walk_coupling_in(const DenseBlockCoupling& c, const DenseBlockShape& s, con
   }
 }
 
-// h and grad_h: [N, out_channels, H, W].
 template <typename T>
-void walk_coupling(const DenseBlockCoupling& c, const DenseBlockShape& s, const T* h, T* grad_h, cudaStream_t stream) {
+void walk_coupling(const DenseBlockCoupling& c, const DenseBlockShape& s, const WalkNets<T>& nets, const Tile& tile,
+                   const Region& region, cudaStream_t stream) {
   if constexpr (sizeof(T) == 4) {
-    if (c.dtype == DType::kFloat32) return walk_coupling_in<float, T>(c, s, h, grad_h, stream);
+    if (c.dtype == DType::kFloat32) return walk_coupling_in<float, T>(c, s, nets, tile, region, stream);
   }
-  walk_coupling_in<double, T>(c, s, h, grad_h, stream);
+  walk_coupling_in<double, T>(c, s, nets, tile, region, stream);
 }
 
 }  // namespace ivan_fast::cuda

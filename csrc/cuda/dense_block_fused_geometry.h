@@ -1,4 +1,4 @@
-// Launch geometry of the fused forward kernel, as plain host functions.
+// Launch geometry of the fused kernel, as plain host functions.
 //
 // A block of threads owns a strip of columns and some rows of an image, and walks down in steps of `rows` rows. In a
 // step every level computes that many rows, one row behind the level before, so the rows of each level that others
@@ -10,13 +10,14 @@
 
 namespace ivan_fast::cuda {
 
-constexpr int kMaxFusedThreads = 512;
+// Threads of a block at most. TF32 takes more registers; its rows, twice as wide, leave no room for more anyway.
+IVAN_BOTH constexpr int most_fused_threads(std::size_t operand_size) { return operand_size == 2 ? 512 : 256; }
 
 struct FusedGeometry {
   bool possible;
   int cols, rows;         // columns of a block, rows of a step
-  int strip, strips;      // columns that a block stores; strips of an image
-  int block_rows, bands;  // rows that a block stores; bands of an image
+  int strip, strips;      // columns that a block stores; strips of the region
+  int block_rows, bands;  // rows that a block stores; bands of the region
   int threads;
   std::int64_t shared_bytes;
 };
@@ -43,10 +44,11 @@ inline std::int64_t fused_shared_bytes(const DenseNet& net, int cols, int rows, 
   return (source_offset(net, cols, rows, operand_size) + source + 15) / 16 * 16;
 }
 
-// The fastest by a rough model of a step: so many clocks a pixel, and for the barriers. None of it has been measured.
-inline FusedGeometry fused_geometry(const DenseBlockShape& s, int operand_size, const DenseBlockDevice& device) {
+// For a region of height x width pixels of so many images. The fastest by a rough model of a step: so many clocks a
+// pixel, and for the barriers. None of it has been measured. Whether it is possible does not depend on the region.
+inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, std::int64_t height, std::int64_t width,
+                                    int operand_size, const DenseBlockDevice& device) {
   constexpr double kPixelClocks = 33, kStepClocks = 1000;
-  const DenseNet net = forward_net(s);
   FusedGeometry best{};
   if (net.hidden < 1 || net.growth > kPair || net.out_channels > kSlice) return best;
   double least = 0;
@@ -54,15 +56,17 @@ inline FusedGeometry fused_geometry(const DenseBlockShape& s, int operand_size, 
     for (const int rows : {4, 2}) {
       FusedGeometry g{true, cols, rows, cols - 2 * net.hidden, 0, 0, 0, cols / 16 * 64, 0};
       g.shared_bytes = fused_shared_bytes(net, cols, rows, operand_size);
-      if (g.strip < 16 || g.threads > kMaxFusedThreads || g.shared_bytes > device.shared_bytes) continue;
-      g.strips = int(ceil_div(s.width, g.strip));
+      if (g.strip < 16 || g.threads > most_fused_threads(std::size_t(operand_size)) ||
+          g.shared_bytes > device.shared_bytes)
+        continue;
+      g.strips = int(ceil_div(width, g.strip));
       const std::int64_t resident =
           std::max<std::int64_t>(1, device.shared_bytes / g.shared_bytes) * device.multiprocessors;
-      for (std::int64_t bands = 1; bands <= std::min<std::int64_t>(ceil_div(s.height, 16), 65535); ++bands) {
-        g.block_rows = int(ceil_div(s.height, bands));
-        g.bands = int(ceil_div(s.height, g.block_rows));
+      for (std::int64_t bands = 1; bands <= std::min<std::int64_t>(ceil_div(height, 16), 65535); ++bands) {
+        g.block_rows = int(ceil_div(height, bands));
+        g.bands = int(ceil_div(height, g.block_rows));
         const std::int64_t steps = ceil_div(g.block_rows + 2 * net.hidden, rows);
-        const std::int64_t waves = ceil_div(std::int64_t(g.strips) * g.bands * s.batch, resident);
+        const std::int64_t waves = ceil_div(std::int64_t(g.strips) * g.bands * images, resident);
         const double share = double(resident) / device.multiprocessors;
         const double clocks = double(waves) * share * double(steps) * (kPixelClocks * rows * cols + kStepClocks);
         if (best.possible && clocks >= least) continue;

@@ -56,9 +56,18 @@ inline DenseNet gradient_net(const DenseBlockShape& s) {
   return {int(s.depth - 1), int(s.out_channels), int(s.in_channels), int(s.growth), true};
 }
 
-// Pixels around a tile for which the buffers hold values. Hidden level k is computed hidden_margin(.., k) around it.
-inline int halo(int hidden, bool backward) { return backward ? std::max(2 * hidden - 1, 0) : hidden; }
-inline int hidden_margin(int hidden, bool backward, int k) { return (backward ? 2 * hidden : hidden + 1) - k; }
+// Pixels around a tile where level m of the forward (hidden + 1: the output) must be known: for the output of the tile
+// alone; in a backward also for the masks of the gradient levels, which need gradient_margin; with a coupling the
+// output itself, of which the gradient of the tile is made, hidden + 1 pixels around it.
+inline int output_margin(int hidden, DenseBlockPass pass) {
+  return pass == DenseBlockPass::kCoupledBackward ? hidden + 1 : 0;
+}
+inline int level_margin(int hidden, DenseBlockPass pass, int m) {
+  if (pass == DenseBlockPass::kBackward) return m > hidden ? 0 : 2 * hidden - m;
+  return output_margin(hidden, pass) + hidden + 1 - m;
+}
+// Pixels around a tile for which the buffers hold values.
+inline int halo(int hidden, DenseBlockPass pass) { return level_margin(hidden, pass, 1); }
 inline int gradient_margin(int hidden, int m) { return hidden + 1 - m; }
 
 // Weight gradients are sums over splits of a tile's pixels of 32 x 32 products, `units`, for each pair of slices of
@@ -109,8 +118,8 @@ inline std::int64_t padded_pixels(int rows, int cols, int height, int width, int
 
 constexpr int kMinTile = 16;                      // rows and columns that a tile has at least, where the image has
 constexpr std::int64_t kMaxTilePixels = 1 << 24;  // so that offsets within a slice fit an int
-// A grid has at most 65535 blocks along y (8 rows each) and z (up to 128 tiles of outputs an image).
-constexpr int kMaxTileRows = 1 << 18, kMaxImages = 256;
+// A grid has at most 65535 blocks along y (8 rows each) and z (up to 128 tiles of outputs an image and net).
+constexpr int kMaxTileRows = 1 << 18, kMaxImages = 255;
 
 // The tiles with the least recomputed halo whose padded pixels, all images of the tile together, are at most `pixels`.
 inline Tiling make_tiling(const DenseBlockShape& s, int margin, std::int64_t pixels) {
@@ -148,51 +157,54 @@ constexpr int kMaxSplits = 512;
 // Everything about a call's workspace, in bytes from its beginning.
 struct DenseBlockPlan {
   DenseNet net, gradient;
+  int nets;
+  DenseBlockPass pass;
   Tiling tiling;
   int splits;
-  std::size_t weights, bias, gradient_weights;           // packed
-  std::size_t source, hidden, grad_source, grad_hidden;  // slices
-  std::size_t partial, sums;                             // of the weight gradient
-  std::size_t h, grad_h;                                 // images, with a coupling
+  std::int64_t weight_elements, bias_elements, gradient_elements;  // of a net
+  std::int64_t parameters;                                         // of a net
+  std::size_t weights, bias, gradient_weights;                     // packed, [net]
+  std::size_t source, hidden, grad_source, grad_hidden;            // slices, [net][image], but source [image]
+  std::size_t partial, sums;                                       // of the weight gradients, [net]
+  std::size_t outputs, gradients;  // images around a tile, [net], with a coupling: the outputs and their gradients
+  std::size_t grad_x;              // images of a tile, [net], where there are two
   std::size_t bytes;
 };
 
 // operand_size: of what slices and packed weights are stored in; state_size: of sums.
-inline DenseBlockPlan make_plan(const DenseBlockShape& s, std::size_t operand_size, std::size_t state_size,
+inline DenseBlockPlan make_plan(const DenseBlockShape& s, int nets, std::size_t operand_size, std::size_t state_size,
                                 DenseBlockPass pass, std::size_t limit) {
-  const bool backward = pass != DenseBlockPass::kForward;
+  const bool backward = pass != DenseBlockPass::kForward, coupled = pass == DenseBlockPass::kCoupledBackward;
   DenseBlockPlan plan{};
   plan.net = forward_net(s);
   plan.gradient = gradient_net(s);
+  plan.nets = nets;
+  plan.pass = pass;
   std::size_t next = 0;
   const auto take = [&next](std::size_t bytes) {
     const std::size_t begin = next;
     next += (bytes + 255) / 256 * 256;
     return begin;
   };
-  std::int64_t weights = 0, bias = 0, gradient_weights = 0, parameters = 0;
   for (int m = 1; m <= plan.net.hidden + 1; ++m) {
-    weights += plan.net.weight_elements(m);
-    bias += plan.net.bias_elements(m);
-    gradient_weights += plan.gradient.weight_elements(m);
-    parameters += plan.net.outputs(m) * (1 + 9 * (plan.net.in_channels + std::int64_t(m - 1) * plan.net.growth));
+    plan.weight_elements += plan.net.weight_elements(m);
+    plan.bias_elements += plan.net.bias_elements(m);
+    plan.gradient_elements += plan.gradient.weight_elements(m);
+    plan.parameters += plan.net.outputs(m) * (1 + 9 * (plan.net.in_channels + std::int64_t(m - 1) * plan.net.growth));
   }
-  plan.weights = take(std::size_t(weights) * operand_size);
-  plan.bias = take(std::size_t(bias) * state_size);
-  if (backward) plan.gradient_weights = take(std::size_t(gradient_weights) * operand_size);
-  if (backward) plan.sums = take(std::size_t(parameters) * sizeof(double));
-  if (pass == DenseBlockPass::kCoupledBackward) {
-    const std::size_t image = std::size_t(s.batch * s.out_channels * s.height * s.width) * state_size;
-    plan.h = take(image);
-    plan.grad_h = take(image);
-  }
+  plan.weights = take(std::size_t(nets * plan.weight_elements) * operand_size);
+  plan.bias = take(std::size_t(nets * plan.bias_elements) * state_size);
+  if (backward) plan.gradient_weights = take(std::size_t(nets * plan.gradient_elements) * operand_size);
+  if (backward) plan.sums = take(std::size_t(nets * plan.parameters) * sizeof(double));
 
-  const int hidden = plan.net.hidden, margin = halo(hidden, backward);
-  const std::int64_t hidden_slices = std::int64_t(hidden) * plan.net.level_slices();
+  const int hidden = plan.net.hidden, margin = halo(hidden, pass);
+  const std::int64_t hidden_slices = std::int64_t(nets) * hidden * plan.net.level_slices();
+  const std::int64_t grad_source_slices = std::int64_t(nets) * plan.gradient.source_slices();
   const std::int64_t slices =
-      (backward ? 2 : 1) * hidden_slices + plan.net.source_slices() + (backward ? plan.gradient.source_slices() : 0);
-  const std::size_t pixel_bytes = std::size_t(slices) * kSlice * operand_size;
-  const std::size_t unit_bytes = std::size_t(GradientUnits(s).units()) * kPair * kPair * state_size;
+      (backward ? 2 : 1) * hidden_slices + plan.net.source_slices() + (backward ? grad_source_slices : 0);
+  const std::int64_t images = nets * ((coupled ? 2 * s.out_channels : 0) + (backward && nets > 1 ? s.in_channels : 0));
+  const std::size_t pixel_bytes = std::size_t(slices) * kSlice * operand_size + std::size_t(images) * state_size;
+  const std::size_t unit_bytes = std::size_t(nets * GradientUnits(s).units()) * kPair * kPair * state_size;
   const std::size_t partial_limit = backward ? std::max(limit / 4, unit_bytes) : 0;
   const std::size_t fixed = next + partial_limit + 8 * 256;
   plan.tiling = make_tiling(s, margin, std::int64_t((limit > fixed ? limit - fixed : 0) / pixel_bytes));
@@ -200,15 +212,21 @@ inline DenseBlockPlan make_plan(const DenseBlockShape& s, std::size_t operand_si
   const Tiling& t = plan.tiling;
   const std::int64_t pixels = t.images * padded_pixels(t.rows, t.cols, t.height, t.width, margin);
   const auto slice_bytes = [&](std::int64_t count) { return std::size_t(count * pixels) * kSlice * operand_size; };
+  const auto image_bytes = [&](std::int64_t channels) { return std::size_t(nets * channels * pixels) * state_size; };
   plan.source = take(slice_bytes(plan.net.source_slices()));
   plan.hidden = take(slice_bytes(hidden_slices));
   if (backward) {
-    plan.grad_source = take(slice_bytes(plan.gradient.source_slices()));
+    plan.grad_source = take(slice_bytes(grad_source_slices));
     plan.grad_hidden = take(slice_bytes(hidden_slices));
     const std::int64_t own = std::int64_t(t.images) * t.rows * t.cols;
     plan.splits = int(std::max<std::int64_t>(
         1, std::min<std::int64_t>({own / kSplitPixels, kMaxSplits, std::int64_t(partial_limit / unit_bytes)})));
     plan.partial = take(std::size_t(plan.splits) * unit_bytes);
+    if (nets > 1) plan.grad_x = take(image_bytes(s.in_channels));
+  }
+  if (coupled) {
+    plan.outputs = take(image_bytes(s.out_channels));
+    plan.gradients = take(image_bytes(s.out_channels));
   }
   plan.bytes = next;
   return plan;

@@ -8,16 +8,13 @@
 namespace ivan_fast::cuda {
 
 // float32 tensors with operands that are not exact, on devices that have them (dense_block.cu decides).
-void tensor_core_forward(const DenseBlockParams& params, const DenseBlockOptions& options, void* workspace,
+void tensor_core_forward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace,
                          cudaStream_t stream);
-void tensor_core_backward(const DenseBlockBackwardParams& params, const DenseBlockOptions& options, void* workspace,
+void tensor_core_backward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace,
                           cudaStream_t stream);
-// The forward in one kernel, where the geometry is possible: the same bits.
-void fused_forward(const DenseBlockParams& params, const DenseBlockOptions& options, const FusedGeometry& geometry,
-                   void* workspace, cudaStream_t stream);
 
-inline DenseBlockPass backward_pass(const DenseBlockBackwardParams& p) {
-  return p.coupling.walk == CouplingWalk::kNone ? DenseBlockPass::kBackward : DenseBlockPass::kCoupledBackward;
+inline DenseBlockPass backward_pass(const DenseBlockCall& call) {
+  return call.coupling.walk == CouplingWalk::kNone ? DenseBlockPass::kBackward : DenseBlockPass::kCoupledBackward;
 }
 
 inline DenseBlockDevice current_device() {
@@ -33,6 +30,12 @@ inline DenseBlockDevice current_device() {
   attribute(&found.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   found.capability = 10 * major + minor;
   return found;
+}
+
+// Whether a net runs in one kernel, of a call that runs on tensor cores.
+inline bool fused_is_possible(const DenseBlockOptions& options, const DenseNet& net, int operand_size,
+                              const DenseBlockDevice& device) {
+  return options.fused && device.capability >= 80 && fused_geometry(net, 1, 1, 1, operand_size, device).possible;
 }
 
 }  // namespace ivan_fast::cuda

@@ -56,26 +56,27 @@ __device__ inline void multiply_slice(const T* patch, const T* weights, T (&acc)
 }
 
 // h[o] = finish(bias[o] + sum over groups and channels of weights * inputs). A block computes 8 x 16 pixels of one
-// image and one tile of 8 * kOut outputs; a warp owns a row of pixels, a thread 4 of them and kOut outputs.
+// image and net, and one tile of 8 * kOut outputs; a warp owns a row of pixels, a thread 4 of them and kOut outputs.
 template <typename T, int kOut>
-__global__ void __launch_bounds__(kThreads, 2) layer_kernel(LevelTask<T, T> task) {
+__global__ void __launch_bounds__(kThreads, 2) layer_kernel(const __grid_constant__ LevelTask<T, T> task) {
   constexpr int kOutputs = 8 * kOut, kMatrix = kSlice * kOutputs;
   using Wide = Pack<T, kPackWidth<T>>;
   __shared__ __align__(16) T patch[kPatchRows * kPatchCols * kPatchPixel];
   __shared__ __align__(16) T weights[3 * kMatrix];
-  const int image = static_cast<int>(blockIdx.z) / task.output_tiles;
-  const int tile = static_cast<int>(blockIdx.z) % task.output_tiles;
+  const LevelBlock block(task);
   const int row = task.region.row0 + static_cast<int>(blockIdx.y) * kLayerRows;
   const int col = task.region.col0 + static_cast<int>(blockIdx.x) * kLayerCols;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int out = lane % 8 * kOut, own_col = lane / 8;
   const int source_slices = task.source.count, all = source_slices + task.hidden_slices;
-  const T* next = task.weights + std::int64_t(tile) * (source_slices + 9 * task.hidden_slices) * kMatrix;
+  const T* next = task.weights + block.net * task.weights_stride +
+                  std::int64_t(block.tile) * (source_slices + 9 * task.hidden_slices) * kMatrix;
 
   T acc[kLayerPixels][kOut] = {};
   for (int s = 0; s < all; ++s) {
     const bool centre = s < source_slices;
-    load_patch(patch, centre ? task.source : task.hidden, image, centre ? s : s - source_slices, row, col);
+    load_patch(patch, centre ? task.source : task.hidden, centre && task.shared_source ? block.image : block.number,
+               centre ? s : s - source_slices, row, col);
     for (int kw = 0; kw < (centre ? 1 : 3); ++kw) {
       const int matrices = centre ? 1 : 3;
       for (int i = threadIdx.x * kPackWidth<T>; i < matrices * kMatrix; i += kThreads * kPackWidth<T>)
@@ -90,20 +91,19 @@ __global__ void __launch_bounds__(kThreads, 2) layer_kernel(LevelTask<T, T> task
     }
   }
 
-  const int r = row + warp, first = tile * kOutputs + out;
+  const int r = row + warp, first = block.tile * kOutputs + out;
   T bias[kOut];
 #pragma unroll
-  for (int o = 0; o < kOut; ++o) bias[o] = task.bias == nullptr ? T(0) : task.bias[first + o];
+  for (int o = 0; o < kOut; ++o)
+    bias[o] = task.bias == nullptr ? T(0) : task.bias[block.net * task.bias_stride + first + o];
 #pragma unroll
   for (int j = 0; j < kLayerPixels; ++j) {
     const int c = col + own_col + 4 * j;
     if (r >= task.region.row1 || c >= task.region.col1) continue;
-    if (task.image != nullptr) {
+    if (task.is_output) {
 #pragma unroll
       for (int o = 0; o < kOut; ++o)
-        if (first + o < task.outputs)
-          task.image[((std::int64_t(image) * task.outputs + first + o) * task.height + r) * task.width + c] =
-              acc[j][o] + bias[o];
+        if (first + o < task.outputs) *task.image[block.net].at(block.image, first + o, r, c) = acc[j][o] + bias[o];
       continue;
     }
     if constexpr (kOut == 4) {
@@ -111,13 +111,13 @@ __global__ void __launch_bounds__(kThreads, 2) layer_kernel(LevelTask<T, T> task
       if (slice >= task.out_slices) continue;
       Pack<T, 4> sign, result;
       if (task.masked)
-        sign = *reinterpret_cast<const Pack<T, 4>*>(task.mask.at(image, task.mask_slice + slice, r, c) + part);
+        sign = *reinterpret_cast<const Pack<T, 4>*>(task.mask.at(block.number, task.mask_slice + slice, r, c) + part);
 #pragma unroll
       for (int o = 0; o < 4; ++o) {
         const T v = acc[j][o] + bias[o];
         result.v[o] = to_operand<T>(leaky(v, task.masked ? sign.v[o] : v, task.slope), task.operand);
       }
-      *reinterpret_cast<Pack<T, 4>*>(task.hidden.at(image, task.out_slice + slice, r, c) + part) = result;
+      *reinterpret_cast<Pack<T, 4>*>(task.hidden.at(block.number, task.out_slice + slice, r, c) + part) = result;
     }
   }
 }

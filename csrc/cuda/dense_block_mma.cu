@@ -1,8 +1,7 @@
-// Dense block on tensor cores, level by level.
-#include "dense_block_kernels.cuh"
+// Dense block on tensor cores: level by level, or with the fused kernel for all levels.
+#include "dense_block_fused_run.cuh"
 #include "dense_block_mma.cuh"
 #include "dense_block_mma_wgrad.cuh"
-#include "dense_block_run.cuh"
 
 namespace ivan_fast::cuda {
 namespace {
@@ -26,16 +25,27 @@ struct TensorCoreKernels {
   }
 
   template <int kTaps>
-  static void launch_gradients(const GradientTask<float, S>& task, int splits, int items, cudaStream_t stream) {
+  static void launch_gradients(const GradientTask<float, S>& task, int nets, int splits, int items,
+                               cudaStream_t stream) {
     using G = MmaGradient<S, kTaps>;
-    launch("dense_block", mma_gradient_kernel<S, kTaps>, dim3(unsigned(items), unsigned(splits)), dim3(G::kBlock),
-           G::kSharedBytes, stream, task);
+    launch("dense_block", mma_gradient_kernel<S, kTaps>, dim3(unsigned(items), unsigned(splits), unsigned(nets)),
+           dim3(G::kBlock), G::kSharedBytes, stream, task);
   }
 
-  static void gradients(const GradientTask<float, S>& task, int splits, cudaStream_t stream) {
+  static void gradients(const GradientTask<float, S>& task, int nets, int splits, cudaStream_t stream) {
     const int nine = task.units.nine_tap_items();
-    if (nine > 0) launch_gradients<9>(task, splits, nine, stream);
-    launch_gradients<1>(task, splits, task.units.centre_items(), stream);
+    if (nine > 0) launch_gradients<9>(task, nets, splits, nine, stream);
+    launch_gradients<1>(task, nets, splits, task.units.centre_items(), stream);
+  }
+
+  using Run = DenseRun<TensorCoreKernels>;
+  static bool fused_forward(const Run& run) { return FusedLaunches<Run>{run}.whole_forward(); }
+  static bool fused(const Run& run, const Tile& tile, const typename Run::Outputs& to, typename Run::State& state) {
+    return FusedLaunches<Run>{run}.tile_forward(tile, to, state);
+  }
+  static bool fused_gradients(const Run& run, const Tile& tile, const Slices<S>& mask, const UnfoldTask<float>& grad_y,
+                              const Region& readable, const typename Run::Outputs& to, typename Run::State& gradient) {
+    return FusedLaunches<Run>{run}.tile_gradients(tile, mask, grad_y, readable, to, gradient);
   }
 };
 
@@ -54,17 +64,17 @@ void with_kernels(DenseBlockOperand operand, F&& use) {
 
 }  // namespace
 
-void tensor_core_forward(const DenseBlockParams& p, const DenseBlockOptions& options, void* workspace,
+void tensor_core_forward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace,
                          cudaStream_t stream) {
   with_kernels(options.operand, [&](auto kernels) {
-    DenseCall<decltype(kernels)>(p, options, DenseBlockPass::kForward, workspace, stream).forward();
+    DenseRun<decltype(kernels)>(call, options, DenseBlockPass::kForward, workspace, stream).forward();
   });
 }
 
-void tensor_core_backward(const DenseBlockBackwardParams& p, const DenseBlockOptions& options, void* workspace,
+void tensor_core_backward(const DenseBlockCall& call, const DenseBlockOptions& options, void* workspace,
                           cudaStream_t stream) {
   with_kernels(options.operand, [&](auto kernels) {
-    DenseCall<decltype(kernels)>(p.forward, options, backward_pass(p), workspace, stream).backward(p);
+    DenseRun<decltype(kernels)>(call, options, backward_pass(call), workspace, stream).backward();
   });
 }
 

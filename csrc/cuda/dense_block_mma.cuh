@@ -125,17 +125,18 @@ struct MmaLayer {
 
 // As layer_kernel computes: 8 x 32 pixels of one image and a tile of 8 kTiles outputs.
 template <typename S, int kTiles>
-__global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> task) {
+__global__ void __launch_bounds__(128, 3) mma_layer_kernel(const __grid_constant__ LevelTask<float, S> task) {
   using L = MmaLayer<S, kTiles>;
   unsigned char* shared = dynamic_shared<unsigned char>();
   constexpr int kOutputs = kTiles * 8, kPacks = kSlice / kPackWidth<S>;
-  const int image = static_cast<int>(blockIdx.z) / task.output_tiles;
-  const int tile = static_cast<int>(blockIdx.z) % task.output_tiles;
+  const LevelBlock block(task);
+  const int tile = block.tile;
   const int row = task.region.row0 + static_cast<int>(blockIdx.y) * L::kRows;
   const int col = task.region.col0 + static_cast<int>(blockIdx.x) * L::kCols;
   const int warp = threadIdx.x / 32, warp_row = warp / 2 * kWarpRows, warp_col = warp % 2 * kWarpCols;
   const int source_slices = task.source.count, all = source_slices + task.hidden_slices;
-  const S* packed = task.weights + std::int64_t(tile) * (source_slices + 9 * task.hidden_slices) * kSlice * kOutputs;
+  const S* packed = task.weights + block.net * task.weights_stride +
+                    std::int64_t(tile) * (source_slices + 9 * task.hidden_slices) * kSlice * kOutputs;
 
   // Slice s with its weights, on the way to its stage.
   const auto fetch = [&](int s) {
@@ -143,6 +144,7 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> t
     const bool centre = s < source_slices;
     const Slices<S>& from = centre ? task.source : task.hidden;
     const int slice = centre ? s : s - source_slices;
+    const int image = centre && task.shared_source ? block.image : block.number;
     for (int i = threadIdx.x; i < L::kPatchRows * L::kPatchCols * kPacks; i += L::kBlock) {
       const int pixel = i / kPacks, part = i % kPacks;
       const int r = row + pixel / L::kPatchCols - 1, c = col + pixel % L::kPatchCols - 1;
@@ -175,15 +177,14 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> t
   spread<kTiles>(sums + (warp_row * L::kCols + warp_col) * L::kSumStride, L::kSumStride, L::kCols, acc);
   __syncthreads();
 
-  const float* bias = task.bias == nullptr ? nullptr : task.bias + tile * kOutputs;
-  if (task.image != nullptr) {
+  const float* bias = task.bias == nullptr ? nullptr : task.bias + block.net * task.bias_stride + tile * kOutputs;
+  if (task.is_output) {
     for (int i = threadIdx.x; i < kOutputs * L::kRows * L::kCols; i += L::kBlock) {
       const int pixel = i % (L::kRows * L::kCols), o = i / (L::kRows * L::kCols);
       const int r = row + pixel / L::kCols, c = col + pixel % L::kCols, out = tile * kOutputs + o;
       if (out >= task.outputs || !task.region.contains(r, c)) continue;
       const float v = sums[pixel * L::kSumStride + o];
-      task.image[((std::int64_t(image) * task.outputs + out) * task.height + r) * task.width + c] =
-          bias == nullptr ? v : v + bias[o];
+      *task.image[block.net].at(block.image, out, r, c) = bias == nullptr ? v : v + bias[o];
     }
     return;
   }
@@ -194,8 +195,8 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(LevelTask<float, S> t
       const int r = row + pixel / L::kCols, c = col + pixel % L::kCols;
       if (slice >= task.out_slices || !task.region.contains(r, c)) continue;
       const int o = half * kSlice + part;
-      const S* mask = task.masked ? task.mask.at(image, task.mask_slice + slice, r, c) + part : nullptr;
-      *reinterpret_cast<Pack<S, kPackWidth<S>>*>(task.hidden.at(image, task.out_slice + slice, r, c) + part) =
+      const S* mask = task.masked ? task.mask.at(block.number, task.mask_slice + slice, r, c) + part : nullptr;
+      *reinterpret_cast<Pack<S, kPackWidth<S>>*>(task.hidden.at(block.number, task.out_slice + slice, r, c) + part) =
           finish<S>(sums + pixel * L::kSumStride + o, bias == nullptr ? nullptr : bias + o, mask, task.slope,
                     task.operand);
     }

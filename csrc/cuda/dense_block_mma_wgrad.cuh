@@ -50,7 +50,7 @@ __device__ __forceinline__ void fetch_pair(S* to, const SlicePair<S>& pair, cons
     const int r = row + pixel / kCols, c = col + pixel % kCols;
     const bool held = slice < pair.count && valid.contains(r, c);
     copy_async(to + pixel * kStride + slice * kSlice + part,
-               held ? pair.from.at(image, pair.slice + slice, r, c) + part : pair.from.data, !held);
+               held ? pair.from.at(pair.image + image, pair.slice + slice, r, c) + part : pair.from.data, !held);
   }
 }
 
@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
     }
   }
 
-  float* partial = task.partial + (std::int64_t(blockIdx.y) * task.units.units() + item.unit) * kPair * kPair;
+  float* partial = task.partial_of(item.unit);
   float* to = partial + warp * kPair * kPair;
   if constexpr (kTaps == 1) {
     __syncthreads();

@@ -9,34 +9,39 @@
 
 namespace ivan_fast::cuda {
 
-// A net with the addresses of a dense block's parameters.
-template <typename T>
-struct PackTask {
+// Where the parts of a packed net lie.
+struct PackedNet {
   DenseNet net;
-  const T* weights[kMaxLevels];  // of the dense block, [outputs, channels, 3, 3]
-  const T* biases[kMaxLevels];
-  std::int64_t offset[kMaxLevels + 1], bias_offset[kMaxLevels + 1];  // of level m at m - 1
+  std::int64_t offset[kMaxLevels + 1], bias_offset[kMaxLevels + 1];  // of level m at m - 1; at the end their sums
+
+  PackedNet() = default;
+  explicit PackedNet(const DenseNet& n) : net(n), offset{}, bias_offset{} {
+    for (int m = 1; m <= net.hidden + 1; ++m) {
+      offset[m] = offset[m - 1] + net.weight_elements(m);
+      bias_offset[m] = bias_offset[m - 1] + net.bias_elements(m);
+    }
+  }
+  std::int64_t elements() const { return offset[net.hidden + 1]; }
+  std::int64_t bias_elements() const { return bias_offset[net.hidden + 1]; }
+};
+
+// What one launch packs: the forward of some dense blocks and, for a backward, their mirrored nets.
+template <typename T, typename S>
+struct PackTask {
+  int nets;
+  const T* weights[kMaxNets][kMaxLevels];  // of the dense blocks, [outputs, channels, 3, 3]
+  const T* biases[kMaxNets][kMaxLevels];
+  PackedNet packed[2];  // forward, mirrored
+  S* to[2];             // [net]
+  std::int64_t stride[2];
+  T* bias;  // [net]
+  std::int64_t bias_stride;
   DenseBlockOperand operand;
 };
 
-template <typename T>
-PackTask<T> pack_task(const DenseNet& net, const DenseBlockParams& p, DenseBlockOperand operand) {
-  PackTask<T> task{};
-  task.net = net;
-  task.operand = operand;
-  for (int m = 1; m <= net.hidden + 1; ++m) {
-    task.weights[m - 1] = static_cast<const T*>(p.weights[m - 1]);
-    task.biases[m - 1] = static_cast<const T*>(p.biases[m - 1]);
-    task.offset[m] = task.offset[m - 1] + net.weight_elements(m);
-    task.bias_offset[m] = task.bias_offset[m - 1] + net.bias_elements(m);
-  }
-  return task;
-}
-
 // The weight of level m that multiplies channel k of group g for output o; 0 in the padding.
 template <typename T>
-__device__ inline T weight_of(const PackTask<T>& task, int m, int o, int g, int k) {
-  const DenseNet& net = task.net;
+__device__ inline T weight_of(const DenseNet& net, const T* const* weights, int m, int o, int g, int k) {
   if (o >= net.outputs(m)) return T(0);
   // Source j of the net (0, or a hidden level), its channel c and the tap.
   int j, c, kh, kw;
@@ -68,7 +73,7 @@ __device__ inline T weight_of(const PackTask<T>& task, int m, int o, int g, int 
     kh = 2 - kh;
     kw = 2 - kw;
   }
-  return task.weights[level - 1][(std::int64_t(out) * inputs + in) * 9 + kh * 3 + kw];
+  return weights[level - 1][(std::int64_t(out) * inputs + in) * 9 + kh * 3 + kw];
 }
 
 // Where an element of a group's matrix belongs: channel and output.
@@ -97,24 +102,28 @@ struct Fragments {
   }
 };
 
-// Level blockIdx.y + 1. `bias` may be null.
+// Level blockIdx.y + 1; blockIdx.z counts nets, first all forward, then all mirrored.
 template <typename Layout, typename T, typename S>
-__global__ void __launch_bounds__(kThreads) pack_kernel(PackTask<T> task, S* __restrict__ weights, T* bias) {
+__global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ PackTask<T, S> task) {
   const int m = static_cast<int>(blockIdx.y) + 1;
-  const int outputs = task.net.tile_outputs(m), matrix = kSlice * outputs;
-  const std::int64_t groups = task.net.groups(m), count = task.net.weight_elements(m);
+  const int which = static_cast<int>(blockIdx.z) / task.nets, own = static_cast<int>(blockIdx.z) % task.nets;
+  const DenseNet& net = task.packed[which].net;
+  const int outputs = net.tile_outputs(m), matrix = kSlice * outputs;
+  const std::int64_t groups = net.groups(m), count = net.weight_elements(m);
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
   const std::int64_t begin = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  S* to = task.to[which] + own * task.stride[which] + task.packed[which].offset[m - 1];
   for (std::int64_t i = begin; i < count; i += step) {
     const Place place = Layout::place(static_cast<int>(i % matrix), outputs);
     const std::int64_t group = i / matrix % groups;
     const int o = static_cast<int>(i / matrix / groups) * outputs + place.output;
-    weights[task.offset[m - 1] + i] =
-        to_operand<S>(weight_of(task, m, o, static_cast<int>(group), place.channel), task.operand);
+    to[i] =
+        to_operand<S>(weight_of(net, task.weights[own], m, o, static_cast<int>(group), place.channel), task.operand);
   }
-  if (bias == nullptr) return;
-  for (std::int64_t o = begin; o < task.net.bias_elements(m); o += step)
-    bias[task.bias_offset[m - 1] + o] = o < task.net.outputs(m) ? task.biases[m - 1][o] : T(0);
+  if (net.mirrored) return;
+  T* bias = task.bias + own * task.bias_stride + task.packed[which].bias_offset[m - 1];
+  for (std::int64_t o = begin; o < net.bias_elements(m); o += step)
+    bias[o] = o < net.outputs(m) ? task.biases[own][m - 1][o] : T(0);
 }
 
 }  // namespace ivan_fast::cuda

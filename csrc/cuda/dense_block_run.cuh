@@ -1,8 +1,10 @@
 // The order of launches of a call, whatever kernels multiply. `Kernels` gives:
 //   State, Operand   types of sums, and of slices and packed weights
 //   Layout           of packed weights (dense_block_pack.cuh)
-//   level(task, images, tile_outputs, stream)     one level of a net
-//   gradients(task, splits, stream)               first stage of the parameters' gradients
+//   level(task, images, tile_outputs, stream)     one level of all nets; `images` of all nets together
+//   gradients(task, nets, splits, stream)         first stage of the parameters' gradients
+//   fused_forward(run), fused(run, ...), fused_gradients(run, ...)
+//                    all levels in one launch; false where that is not possible or not wanted
 #pragma once
 
 #include "dense_block_coupling.cuh"
@@ -12,170 +14,247 @@
 namespace ivan_fast::cuda {
 
 template <typename Kernels>
-struct DenseCall {
+struct DenseRun {
   using T = typename Kernels::State;
   using S = typename Kernels::Operand;
 
-  const DenseBlockParams& params;
-  DenseBlockOperand operand;
+  const DenseBlockCall& call;
+  DenseBlockOptions options;
   DenseBlockPlan plan;
   unsigned char* workspace;
   cudaStream_t stream;
-  PackTask<T> packed, packed_gradient;
+  PackedNet packed, packed_gradient;
 
-  DenseCall(const DenseBlockParams& p, const DenseBlockOptions& options, DenseBlockPass pass, void* workspace_,
-            cudaStream_t stream_)
-      : params(p),
-        operand(options.operand),
-        plan(make_plan(p.shape, sizeof(S), sizeof(T), pass, options.workspace_limit)),
+  DenseRun(const DenseBlockCall& c, const DenseBlockOptions& o, DenseBlockPass pass, void* workspace_,
+           cudaStream_t stream_)
+      : call(c),
+        options(o),
+        plan(make_plan(c.shape, c.nets, sizeof(S), sizeof(T), pass, o.workspace_limit)),
         workspace(static_cast<unsigned char*>(workspace_)),
         stream(stream_),
-        packed(pack_task<T>(plan.net, p, operand)),
-        packed_gradient(pack_task<T>(plan.gradient, p, operand)) {}
+        packed(plan.net),
+        packed_gradient(plan.gradient) {}
+
+  int height() const { return int(call.shape.height); }
+  int width() const { return int(call.shape.width); }
 
   template <typename U>
   U* at(std::size_t offset) const {
     return reinterpret_cast<U*>(workspace + offset);
   }
 
-  void pack(const PackTask<T>& task, S* weights, T* bias) const {
-    const int levels = task.net.hidden + 1;
-    const unsigned blocks = blocks_for(ceil_div(task.offset[levels], levels), 256);
-    launch("dense_block", pack_kernel<typename Kernels::Layout, T, S>, dim3(blocks, levels), dim3(kThreads), 0, stream,
-           task, weights, bias);
+  Region region(const Tile& tile, int margin) const { return region_of(tile, margin, height(), width()); }
+
+  // Images of a tile, of tensors as whole as the call's; `data` is that of image 0.
+  template <typename U>
+  Images<U> images(U* data, std::int64_t batch_stride, const Tile& tile) const {
+    return whole_images(data + tile.image * batch_stride, batch_stride, height(), width());
+  }
+  Images<const T> images(const Input& input, const Tile& tile) const {
+    return images(static_cast<const T*>(input.data), input.batch_stride, tile);
+  }
+  Images<T> images(void* output, std::int64_t channels, const Tile& tile) const {
+    return images(static_cast<T*>(output), channels * height() * width(), tile);
+  }
+  // Images of net n of a part of the workspace, around a tile.
+  Images<T> part(std::size_t offset, int n, int channels, const Tile& tile, const Region& around) const {
+    const std::int64_t net = std::int64_t(tile.images) * channels * around.rows() * around.cols();
+    return part_images(at<T>(offset) + n * net, channels, around);
   }
 
-  // Source 0 of a net over a region of a tile's images.
-  Slices<S> unfold(const Input& input, int channels, S* to, const Tile& tile, const Region& region) const {
-    const DenseBlockShape& s = params.shape;
-    const Slices<S> slices{to, int(ceil_div(9 * channels + 1, kSlice)), region};
-    const std::int64_t items = std::int64_t(tile.images) * slices.count * region.rows() * region.cols();
-    launch("dense_block", unfold_kernel<T, S>, dim3(blocks_for(items)), dim3(kThreads), 0, stream, slices,
-           static_cast<const T*>(input.data) + tile.image * input.batch_stride, input.batch_stride, tile.images,
-           channels, int(s.height), int(s.width), operand);
+  void pack(bool mirrored) const {
+    PackTask<T, S> task{};
+    task.nets = call.nets;
+    for (int n = 0; n < call.nets; ++n)
+      for (int i = 0; i <= plan.net.hidden; ++i) {
+        task.weights[n][i] = static_cast<const T*>(call.net[n].weights[i]);
+        task.biases[n][i] = static_cast<const T*>(call.net[n].biases[i]);
+      }
+    task.packed[0] = packed;
+    task.packed[1] = packed_gradient;
+    task.to[0] = at<S>(plan.weights);
+    task.to[1] = at<S>(plan.gradient_weights);
+    task.stride[0] = plan.weight_elements;
+    task.stride[1] = plan.gradient_elements;
+    task.bias = at<T>(plan.bias);
+    task.bias_stride = plan.bias_elements;
+    task.operand = options.operand;
+    const int levels = plan.net.hidden + 1;
+    const unsigned blocks = blocks_for(ceil_div(std::max(plan.weight_elements, plan.gradient_elements), levels), 256);
+    launch("dense_block", pack_kernel<typename Kernels::Layout, T, S>, dim3(blocks, levels, call.nets * (1 + mirrored)),
+           dim3(kThreads), 0, stream, task);
+  }
+
+  // Source 0 of nets over a region of a tile's images.
+  Slices<S> unfold(UnfoldTask<T> task, S* data, const Region& around) const {
+    const Slices<S> slices{data, int(ceil_div(9 * task.channels + 1, kSlice)), around};
+    task.height = height();
+    task.width = width();
+    task.operand = options.operand;
+    const std::int64_t pixels = std::int64_t(around.rows()) * around.cols();
+    const std::int64_t items = std::int64_t(task.nets) * task.images * slices.count * pixels;
+    launch("dense_block", unfold_kernel<T, S>, dim3(blocks_for(items)), dim3(kThreads), 0, stream, slices, task);
     return slices;
   }
-
-  // Level m of the net over `margin` pixels around the tile; the output level also where `image` says.
-  void level(const PackTask<T>& net, int m, const S* weights, const T* bias, const Slices<S>& source,
-             const Slices<S>& hidden, const Tile& tile, int margin, const Slices<S>* mask, T* image) const {
-    const DenseBlockShape& s = params.shape;
-    const int slices = net.net.level_slices();
-    LevelTask<T, S> task{};
-    task.source = source;
-    task.hidden = hidden;
-    task.hidden_slices = (m - 1) * slices;
-    task.weights = weights + net.offset[m - 1];
-    task.bias = bias == nullptr ? nullptr : bias + net.bias_offset[m - 1];
-    task.outputs = net.net.outputs(m);
-    task.output_tiles = net.net.output_tiles(m);
-    task.slope = static_cast<T>(params.negative_slope);
-    task.operand = operand;
-    task.region = region_of(tile, margin, int(s.height), int(s.width));
-    task.out_slice = (m - 1) * slices;
-    task.out_slices = slices;
-    if (mask != nullptr) {
-      task.masked = true;
-      task.mask = *mask;
-      task.mask_slice = (net.net.hidden - m) * slices;
-    }
-    if (image != nullptr) task.image = image + tile.image * task.outputs * s.height * s.width;
-    task.height = int(s.height);
-    task.width = int(s.width);
-    Kernels::level(task, tile.images, net.net.tile_outputs(m), stream);
+  Slices<S> unfold_x(const Tile& tile, const Region& around) const {
+    return unfold({{images(call.x, tile)}, 1, tile.images, plan.net.in_channels, 0, 0, {}}, at<S>(plan.source), around);
   }
 
-  Slices<S> hidden_slices(std::size_t offset, const Region& region) const {
-    return {at<S>(offset), plan.net.hidden * plan.net.level_slices(), region};
+  Slices<S> hidden_slices(std::size_t offset, const Region& around) const {
+    return {at<S>(offset), plan.net.hidden * plan.net.level_slices(), around};
   }
 
   // The unfolded x and the hidden slices around a tile.
   struct State {
     Slices<S> source, hidden;
   };
+  struct Outputs {
+    Images<T> image[kMaxNets];
+  };
 
-  // As far as the backward needs them, or only y.
-  State hidden_levels(const Tile& tile, bool backward) const {
+  // What every level of a net has in common.
+  LevelTask<T, S> level_task(const Tile& tile, const Slices<S>& source, const Slices<S>& hidden, bool mirrored) const {
+    LevelTask<T, S> task{};
+    task.images = tile.images;
+    task.source = source;
+    task.shared_source = !mirrored;
+    task.hidden = hidden;
+    task.weights_stride = mirrored ? plan.gradient_elements : plan.weight_elements;
+    task.bias_stride = plan.bias_elements;
+    task.slope = static_cast<T>(call.negative_slope);
+    task.operand = options.operand;
+    return task;
+  }
+
+  // Level m of it over `margin` pixels around the tile.
+  void level(LevelTask<T, S> task, int m, const Tile& tile, int margin, bool mirrored) const {
+    const PackedNet& p = mirrored ? packed_gradient : packed;
+    const int slices = p.net.level_slices();
+    task.weights = at<S>(mirrored ? plan.gradient_weights : plan.weights) + p.offset[m - 1];
+    task.bias = mirrored ? nullptr : at<T>(plan.bias) + p.bias_offset[m - 1];
+    task.hidden_slices = (m - 1) * slices;
+    task.outputs = p.net.outputs(m);
+    task.output_tiles = p.net.output_tiles(m);
+    task.region = region(tile, margin);
+    task.out_slice = (m - 1) * slices;
+    task.out_slices = slices;
+    task.mask_slice = (p.net.hidden - m) * slices;
+    task.is_output = m > p.net.hidden;
+    task.masked = task.masked && !task.is_output;
+    Kernels::level(task, call.nets * tile.images, p.net.tile_outputs(m), stream);
+  }
+
+  // The nets' outputs, output_margin around the tile, and what the backward needs of the levels before.
+  State forward(const Tile& tile, const Outputs& to) const {
+    State state;
+    if (Kernels::fused(*this, tile, to, state)) return state;
     const int L = plan.net.hidden;
-    const Region region = region_of(tile, halo(L, backward), int(params.shape.height), int(params.shape.width));
-    const State state{unfold(params.x, plan.net.in_channels, at<S>(plan.source), tile, region),
-                      hidden_slices(plan.hidden, region)};
-    for (int k = 1; k <= L; ++k)
-      level(packed, k, at<S>(plan.weights), at<T>(plan.bias), state.source, state.hidden, tile,
-            hidden_margin(L, backward, k), nullptr, nullptr);
+    const Region around = region(tile, halo(L, plan.pass));
+    state = {unfold_x(tile, around), hidden_slices(plan.hidden, around)};
+    LevelTask<T, S> task = level_task(tile, state.source, state.hidden, false);
+    for (int n = 0; n < call.nets; ++n) task.image[n] = to.image[n];
+    for (int m = 1; m <= L + 1; ++m) level(task, m, tile, level_margin(L, plan.pass, m), false);
     return state;
   }
 
-  void output_level(const State& state, const Tile& tile, void* y) const {
-    level(packed, plan.net.hidden + 1, at<S>(plan.weights), at<T>(plan.bias), state.source, state.hidden, tile, 0,
-          nullptr, static_cast<T*>(y));
-  }
-
-  void all_outputs(void* y) const {
-    for (std::int64_t i = 0; i < plan.tiling.count(); ++i) {
-      const Tile tile = plan.tiling.tile(i);
-      output_level(hidden_levels(tile, false), tile, y);
-    }
+  Outputs all_outputs(const Tile& tile) const {
+    Outputs to{};
+    for (int n = 0; n < call.nets; ++n) to.image[n] = images(call.net[n].y, plan.net.out_channels, tile);
+    return to;
   }
 
   void forward() const {
-    pack(packed, at<S>(plan.weights), at<T>(plan.bias));
-    all_outputs(params.y);
+    pack(false);
+    if (Kernels::fused_forward(*this)) return;
+    for (std::int64_t i = 0; i < plan.tiling.count(); ++i) {
+      const Tile tile = plan.tiling.tile(i);
+      forward(tile, all_outputs(tile));
+    }
   }
 
-  void backward(const DenseBlockBackwardParams& p) const {
-    pack(packed, at<S>(plan.weights), at<T>(plan.bias));
-    pack(packed_gradient, at<S>(plan.gradient_weights), nullptr);
-    const DenseBlockShape& s = params.shape;
+  void backward() const {
+    pack(true);
     const std::int64_t tiles = plan.tiling.count();
-    const bool coupled = p.coupling.walk != CouplingWalk::kNone;
-    const Input grad_y = coupled ? Input{at<T>(plan.grad_h), s.out_channels * s.height * s.width} : p.grad_y;
-    const auto walk = [&] { walk_coupling<T>(p.coupling, s, at<T>(plan.h), at<T>(plan.grad_h), stream); };
-    // A gradient reaches beyond its tile: with a coupling, h must be known everywhere before it.
-    if (coupled && tiles > 1) {
-      all_outputs(at<T>(plan.h));
-      walk();
-    }
     for (std::int64_t i = 0; i < tiles; ++i) {
       const Tile tile = plan.tiling.tile(i);
-      const State state = hidden_levels(tile, true);
-      if (!coupled || tiles == 1) output_level(state, tile, coupled ? at<T>(plan.h) : params.y);
-      if (coupled && tiles == 1) walk();
-      gradients(p, tile, state, grad_y);
-      reduce(p, i == 0, i + 1 == tiles);
+      UnfoldTask<T> grad_y{{}, call.nets, tile.images, plan.gradient.in_channels, 0, 0, {}};
+      Region readable{0, height(), 0, width()};  // of it
+      State state;
+      if (plan.pass == DenseBlockPass::kCoupledBackward) {
+        const Region around = readable = region(tile, output_margin(plan.net.hidden, plan.pass));
+        WalkNets<T> walk{call.nets, {}, {}};
+        Outputs to{};
+        for (int n = 0; n < call.nets; ++n) {
+          to.image[n] = walk.output[n] = part(plan.outputs, n, plan.net.out_channels, tile, around);
+          walk.gradient[n] = part(plan.gradients, n, plan.net.out_channels, tile, around);
+          grad_y.from[n] = read_only(walk.gradient[n]);
+        }
+        state = forward(tile, to);
+        walk_coupling(call.coupling, call.shape, walk, tile, around, stream);
+      } else {
+        state = forward(tile, all_outputs(tile));
+        for (int n = 0; n < call.nets; ++n) grad_y.from[n] = images(call.net[n].grad_y, tile);
+      }
+      gradients(tile, state, grad_y, readable);
+      reduce(i == 0, i + 1 == tiles);
     }
   }
 
   // grad_x of a tile, and the partial sums of its parameters' gradients.
-  void gradients(const DenseBlockBackwardParams& p, const Tile& tile, const State& state, const Input& grad_y) const {
-    const DenseBlockShape& s = params.shape;
-    const int L = plan.net.hidden;
-    const Region region = region_of(tile, L, int(s.height), int(s.width));
-    const Slices<S> grad_source = unfold(grad_y, plan.gradient.in_channels, at<S>(plan.grad_source), tile, region);
-    const Slices<S> grad_hidden = hidden_slices(plan.grad_hidden, region);
-    for (int m = 1; m <= L + 1; ++m)
-      level(packed_gradient, m, at<S>(plan.gradient_weights), nullptr, grad_source, grad_hidden, tile,
-            gradient_margin(L, m), m <= L ? &state.hidden : nullptr, m <= L ? nullptr : static_cast<T*>(p.grad_x));
-    const GradientTask<T, S> task{state.source,       state.hidden,
-                                  grad_source,        grad_hidden,
-                                  GradientUnits(s),   plan.net.level_slices(),
-                                  tile.images,        region_of(tile, 0, int(s.height), int(s.width)),
+  void gradients(const Tile& tile, const State& state, const UnfoldTask<T>& grad_y, const Region& readable) const {
+    const int L = plan.net.hidden, channels = plan.net.in_channels;
+    const Region own = region(tile, 0);
+    const Images<T> grad_x = images(call.grad_x, channels, tile);
+    Outputs to{{grad_x}};
+    if (call.nets > 1)
+      for (int n = 0; n < call.nets; ++n) to.image[n] = part(plan.grad_x, n, channels, tile, own);
+    State gradient;
+    if (!Kernels::fused_gradients(*this, tile, state.hidden, grad_y, readable, to, gradient)) {
+      const Region around = region(tile, L);
+      gradient = {unfold(grad_y, at<S>(plan.grad_source), around), hidden_slices(plan.grad_hidden, around)};
+      LevelTask<T, S> task = level_task(tile, gradient.source, gradient.hidden, true);
+      task.masked = true;
+      task.mask = state.hidden;
+      for (int n = 0; n < call.nets; ++n) task.image[n] = to.image[n];
+      for (int m = 1; m <= L + 1; ++m) level(task, m, tile, gradient_margin(L, m), true);
+    }
+    if (call.nets > 1)
+      launch("dense_block", add_kernel<T>,
+             dim3(blocks_for(std::int64_t(tile.images) * channels * own.rows() * own.cols())), dim3(kThreads), 0,
+             stream, grad_x, read_only(to.image[0]), read_only(to.image[1]), own, tile.images, channels);
+    const GradientTask<T, S> task{state.source,
+                                  state.hidden,
+                                  gradient.source,
+                                  gradient.hidden,
+                                  GradientUnits(call.shape),
+                                  plan.net.level_slices(),
+                                  tile.images,
+                                  own,
                                   at<T>(plan.partial)};
-    Kernels::gradients(task, plan.splits, stream);
+    Kernels::gradients(task, call.nets, plan.splits, stream);
   }
 
-  void reduce(const DenseBlockBackwardParams& p, bool first, bool last) const {
-    ReduceTask<T> task{
-        plan.net, GradientUnits(params.shape), at<T>(plan.partial), plan.splits, at<double>(plan.sums), first, last, {},
-        {}};
-    for (int i = 0; i <= plan.net.hidden; ++i) {
-      task.grad_weights[i] = static_cast<T*>(p.grad_weights[i]);
-      task.grad_biases[i] = static_cast<T*>(p.grad_biases[i]);
-    }
+  void reduce(bool first, bool last) const {
+    ReduceTask<T> task{plan.net,
+                       GradientUnits(call.shape),
+                       at<T>(plan.partial),
+                       plan.splits,
+                       at<double>(plan.sums),
+                       plan.parameters,
+                       first,
+                       last,
+                       {},
+                       {}};
+    for (int n = 0; n < call.nets; ++n)
+      for (int i = 0; i <= plan.net.hidden; ++i) {
+        task.grad_weights[n][i] = static_cast<T*>(call.net[n].grad_weights[i]);
+        task.grad_biases[n][i] = static_cast<T*>(call.net[n].grad_biases[i]);
+      }
     const int levels = plan.net.hidden + 1;
     const std::int64_t largest =
         plan.net.growth * 9 * (plan.net.in_channels + std::int64_t(plan.net.hidden) * plan.net.growth);
-    launch("dense_block", reduce_kernel<T>, dim3(blocks_for(largest, 256), levels), dim3(kThreads), 0, stream, task);
+    launch("dense_block", reduce_kernel<T>, dim3(blocks_for(largest, 256), levels, call.nets), dim3(kThreads), 0,
+           stream, task);
   }
 };
 

@@ -88,14 +88,49 @@ struct Slices {
   }
 };
 
-// One level of a net over a region of some images.
+// Images of the state's type, of which a buffer may hold a part: columns are next to each other.
+template <typename T>
+struct Images {
+  T* data;
+  std::int64_t image_stride, channel_stride;
+  int row_stride;
+  int row0, col0;  // of the first pixel that is held
+  IVAN_BOTH T* at(int image, int channel, int row, int col) const {
+    return data + image * image_stride + channel * channel_stride + std::int64_t(row - row0) * row_stride +
+           (col - col0);
+  }
+};
+
+template <typename T>
+Images<const T> read_only(const Images<T>& i) {
+  return {i.data, i.image_stride, i.channel_stride, i.row_stride, i.row0, i.col0};
+}
+
+// Whole images, whose samples may lie apart.
+template <typename T>
+Images<T> whole_images(T* data, std::int64_t batch_stride, int height, int width) {
+  return {data, batch_stride, std::int64_t(height) * width, width, 0, 0};
+}
+
+// The part of the images within a region.
+template <typename T>
+Images<T> part_images(T* data, int channels, const Region& region) {
+  const std::int64_t pixels = std::int64_t(region.rows()) * region.cols();
+  return {data, channels * pixels, pixels, region.cols(), region.row0, region.col0};
+}
+
+// One level of each of `nets` nets over a region of some images. Image i of net n is number n * images + i in the
+// slices of all nets; source 0 may be shared by them.
 template <typename T, typename S>
 struct LevelTask {
-  Slices<S> source;   // slices of source 0
-  Slices<S> hidden;   // of the hidden levels; same region
-  int hidden_slices;  // that this level reads
-  const S* weights;   // packed
-  const T* bias;      // [output_tiles * tile outputs]
+  int images;
+  Slices<S> source;  // slices of source 0
+  bool shared_source;
+  Slices<S> hidden;                          // of the hidden levels; same region
+  int hidden_slices;                         // that this level reads
+  const S* weights;                          // packed
+  const T* bias;                             // [output_tiles * tile outputs]
+  std::int64_t weights_stride, bias_stride;  // from net to net
   int outputs, output_tiles;
   T slope;
   DenseBlockOperand operand;
@@ -106,23 +141,42 @@ struct LevelTask {
   bool masked;
   Slices<S> mask;
   int mask_slice;
-  // The output level writes images instead, [image][outputs][height][width].
-  T* image;
-  int height, width;
+  // The output level writes images instead, one set for each net.
+  bool is_output;
+  Images<T> image[kMaxNets];
 };
 
-// Source 0 of a net from images: channels 9 c + 3 kh + kw are channel c at (row + kh - 1, column + kw - 1), channel
-// 9 * channels is 1, the rest 0.
+// What a block of a level's kernel works on: blockIdx.z counts tiles of outputs, images and nets, in this order.
+struct LevelBlock {
+  int tile, net, image, number;  // `number` of the image among those of all nets
+  template <typename Task>
+  __device__ __forceinline__ explicit LevelBlock(const Task& task) {
+    tile = static_cast<int>(blockIdx.z) % task.output_tiles;
+    number = static_cast<int>(blockIdx.z) / task.output_tiles;
+    net = number >= task.images ? 1 : 0;
+    image = number - net * task.images;
+  }
+};
+static_assert(kMaxNets == 2);
+
+// Source 0 of `nets` nets from images of each: channels 9 c + 3 kh + kw are channel c at (row + kh - 1, column + kw -
+// 1), channel 9 * channels is 1, the rest 0.
+template <typename T>
+struct UnfoldTask {
+  Images<const T> from[kMaxNets];
+  int nets, images, channels, height, width;
+  DenseBlockOperand operand;
+};
+
 template <typename T, typename S>
-__global__ void __launch_bounds__(kThreads)
-    unfold_kernel(Slices<S> to, const T* __restrict__ x, std::int64_t batch_stride, int images, int channels,
-                  int height, int width, DenseBlockOperand operand) {
+__global__ void __launch_bounds__(kThreads) unfold_kernel(Slices<S> to, const __grid_constant__ UnfoldTask<T> task) {
   const int cols = to.region.cols(), pixels = to.region.rows() * cols;
-  const std::int64_t all = std::int64_t(images) * to.count * pixels;
+  const std::int64_t all = std::int64_t(task.nets) * task.images * to.count * pixels;
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
     const int pixel = static_cast<int>(i % pixels), slice = static_cast<int>(i / pixels % to.count);
-    const int image = static_cast<int>(i / pixels / to.count);
+    const int number = static_cast<int>(i / pixels / to.count);
+    const int net = number >= task.images ? 1 : 0, image = number - net * task.images;
     const int row = to.region.row0 + pixel / cols, col = to.region.col0 + pixel % cols;
     Pack<S, kSlice> values;
 #pragma unroll
@@ -130,19 +184,33 @@ __global__ void __launch_bounds__(kThreads)
       const int unfolded = slice * kSlice + k, channel = unfolded / 9, tap = unfolded % 9;
       const int r = row + tap / 3 - 1, c = col + tap % 3 - 1;
       T v = T(0);
-      if (channel < channels) {
-        if (r >= 0 && r < height && c >= 0 && c < width)
-          v = x[image * batch_stride + (std::int64_t(channel) * height + r) * width + c];
-      } else if (unfolded == 9 * channels) {
+      if (channel < task.channels) {
+        if (r >= 0 && r < task.height && c >= 0 && c < task.width) v = *task.from[net].at(image, channel, r, c);
+      } else if (unfolded == 9 * task.channels) {
         v = T(1);
       }
-      values.v[k] = to_operand<S>(v, operand);
+      values.v[k] = to_operand<S>(v, task.operand);
     }
-    S* place = to.at(image, slice, row, col);
+    S* place = to.at(number, slice, row, col);
     constexpr int kWide = 16 / sizeof(S);
 #pragma unroll
     for (int k = 0; k < kSlice; k += kWide)
       *reinterpret_cast<Pack<S, kWide>*>(place + k) = *reinterpret_cast<const Pack<S, kWide>*>(values.v + k);
+  }
+}
+
+// to = first + second: the gradient of an input that two nets share. Pixels of a region of some images.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    add_kernel(Images<T> to, Images<const T> first, Images<const T> second, Region region, int images, int channels) {
+  const int cols = region.cols(), pixels = region.rows() * cols;
+  const std::int64_t all = std::int64_t(images) * channels * pixels;
+  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
+  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
+    const int pixel = static_cast<int>(i % pixels), channel = static_cast<int>(i / pixels % channels);
+    const int image = static_cast<int>(i / pixels / channels);
+    const int row = region.row0 + pixel / cols, col = region.col0 + pixel % cols;
+    *to.at(image, channel, row, col) = *first.at(image, channel, row, col) + *second.at(image, channel, row, col);
   }
 }
 

@@ -6,7 +6,7 @@
 
 namespace ivan_fast::cuda {
 
-// The first stage, over one tile of the image.
+// The first stage, over one tile of the image; blockIdx.z is the net. Images are numbered as in LevelTask.
 template <typename T, typename S>
 struct GradientTask {
   Slices<S> source, hidden;            // unfolded x, and h_1 ..
@@ -15,14 +15,19 @@ struct GradientTask {
   int level_slices;
   int images;
   Region own;  // pixels to sum over
-  T* partial;  // [splits][units][32 of the gradient][32 of the source]
+  T* partial;  // [nets][splits][units][32 of the gradient][32 of the source]
+
+  __device__ T* partial_of(std::int64_t unit) const {
+    const std::int64_t split = std::int64_t(blockIdx.z) * gridDim.y + blockIdx.y;
+    return partial + (split * units.units() + unit) * kPair * kPair;
+  }
 };
 
-// Two slices; the second may not exist.
+// Two slices of images from `image` on; the second may not exist.
 template <typename S>
 struct SlicePair {
   Slices<S> from;
-  int slice, count;
+  int image, slice, count;
 };
 
 template <typename S>
@@ -32,18 +37,24 @@ struct GradientItem {
 };
 
 template <typename S>
-__device__ inline SlicePair<S> slice_pair(const Slices<S>& from, int first, int slices, int pair) {
-  return {from, first + 2 * pair, slices - 2 * pair < 2 ? 1 : 2};
+__device__ inline SlicePair<S> slice_pair(const Slices<S>& from, int image, int first, int slices, int pair) {
+  return {from, image, first + 2 * pair, slices - 2 * pair < 2 ? 1 : 2};
+}
+
+template <typename T, typename S>
+__device__ inline int first_image(const GradientTask<T, S>& task) {
+  return static_cast<int>(blockIdx.z) * task.images;
 }
 
 template <typename T, typename S>
 __device__ inline SlicePair<S> hidden_pair(const GradientTask<T, S>& task, int level, int pair) {
-  return slice_pair(task.hidden, (level - 1) * task.level_slices, task.level_slices, pair);
+  return slice_pair(task.hidden, first_image(task), (level - 1) * task.level_slices, task.level_slices, pair);
 }
 
 template <typename T, typename S>
 __device__ inline SlicePair<S> grad_hidden_pair(const GradientTask<T, S>& task, int level, int pair) {
-  return slice_pair(task.grad_hidden, (task.units.hidden - level) * task.level_slices, task.level_slices, pair);
+  return slice_pair(task.grad_hidden, first_image(task), (task.units.hidden - level) * task.level_slices,
+                    task.level_slices, pair);
 }
 
 // What item `i` of those at nine taps, or at the centre only, multiplies (order: GradientUnits).
@@ -61,12 +72,13 @@ __device__ inline GradientItem<S> gradient_item(const GradientTask<T, S>& task, 
     if (i < u.hidden_centre_items()) {
       const int pair = i / u.x_pairs;
       return {grad_hidden_pair(task, pair / u.pairs + 1, pair % u.pairs),
-              slice_pair(task.source, 0, task.source.count, i % u.x_pairs), unit};
+              slice_pair(task.source, 0, 0, task.source.count, i % u.x_pairs), unit};
     }
     i -= u.hidden_centre_items();
     const int sources = u.x_pairs + u.hidden * u.pairs, from = i % sources - u.x_pairs;
-    const SlicePair<S> gradient = slice_pair(task.grad_source, 0, task.grad_source.count, i / sources);
-    if (from < 0) return {gradient, slice_pair(task.source, 0, task.source.count, i % sources), unit};
+    const SlicePair<S> gradient =
+        slice_pair(task.grad_source, first_image(task), 0, task.grad_source.count, i / sources);
+    if (from < 0) return {gradient, slice_pair(task.source, 0, 0, task.source.count, i % sources), unit};
     return {gradient, hidden_pair(task, from / u.pairs + 1, from % u.pairs), unit};
   }
 }
@@ -81,7 +93,8 @@ __device__ inline void load_pair(S* to, int stride, const SlicePair<S>& pair, co
     const int r = row + pixel / kCols, c = col + pixel % kCols;
     Pack<S, kWide> values{};
     if (slice < pair.count && valid.contains(r, c))
-      values = *reinterpret_cast<const Pack<S, kWide>*>(pair.from.at(image, pair.slice + slice, r, c) + part);
+      values =
+          *reinterpret_cast<const Pack<S, kWide>*>(pair.from.at(pair.image + image, pair.slice + slice, r, c) + part);
     *reinterpret_cast<Pack<S, kWide>*>(to + pixel * stride + slice * kSlice + part) = values;
   }
 }
@@ -143,7 +156,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) gradient_ker
     }
     __syncthreads();
   }
-  T* partial = task.partial + (std::int64_t(blockIdx.y) * task.units.units() + item.unit) * kPair * kPair;
+  T* partial = task.partial_of(item.unit);
 #pragma unroll
   for (int tap = 0; tap < kTaps; ++tap)
 #pragma unroll
@@ -157,10 +170,11 @@ struct ReduceTask {
   GradientUnits units;
   const T* partial;
   int splits;
-  double* sums;  // over the tiles of the image so far, [levels][weights | biases]
+  double* sums;             // over the tiles of the image so far, [nets][levels][weights | biases]
+  std::int64_t parameters;  // of a net
   bool first, last;
-  T* grad_weights[kMaxLevels];
-  T* grad_biases[kMaxLevels];
+  T* grad_weights[kMaxNets][kMaxLevels];
+  T* grad_biases[kMaxNets][kMaxLevels];
 };
 
 // Where the first stage has put the gradient of parameter i of level m: weights [outputs, channels, 3, 3], then biases.
@@ -198,25 +212,26 @@ __device__ inline std::int64_t partial_of(const ReduceTask<T>& task, int m, std:
   return (unit * kPair + o) * kPair + k;
 }
 
-// Level blockIdx.y + 1.
+// Level blockIdx.y + 1 of net blockIdx.z.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) reduce_kernel(ReduceTask<T> task) {
+__global__ void __launch_bounds__(kThreads) reduce_kernel(const __grid_constant__ ReduceTask<T> task) {
   const DenseNet& net = task.net;
-  const int m = static_cast<int>(blockIdx.y) + 1;
-  double* sums = task.sums;
+  const int m = static_cast<int>(blockIdx.y) + 1, which = static_cast<int>(blockIdx.z);
+  double* sums = task.sums + which * task.parameters;
   for (int l = 1; l < m; ++l) sums += net.outputs(l) * (1 + 9 * (net.in_channels + std::int64_t(l - 1) * net.growth));
   const std::int64_t weights = 9 * net.outputs(m) * (net.in_channels + std::int64_t(m - 1) * net.growth);
   const std::int64_t stride = task.units.units() * kPair * kPair, step = std::int64_t(gridDim.x) * blockDim.x;
+  const T* partial = task.partial + std::int64_t(which) * task.splits * stride;
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < weights + net.outputs(m); i += step) {
-    const T* from = task.partial + partial_of(task, m, i, weights);
+    const T* from = partial + partial_of(task, m, i, weights);
     double sum = task.first ? 0.0 : sums[i];
     for (int split = 0; split < task.splits; ++split) sum += static_cast<double>(from[split * stride]);
     sums[i] = sum;
     if (!task.last) continue;
     if (i < weights) {
-      task.grad_weights[m - 1][i] = static_cast<T>(sum);
+      task.grad_weights[which][m - 1][i] = static_cast<T>(sum);
     } else {
-      task.grad_biases[m - 1][i - weights] = static_cast<T>(sum);
+      task.grad_biases[which][m - 1][i - weights] = static_cast<T>(sum);
     }
   }
 }

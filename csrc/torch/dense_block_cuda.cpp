@@ -32,6 +32,18 @@ cuda::DenseBlockOperand operand_of(const char* op, const std::string& compute) {
   }
 }
 
+// A call of one dense block.
+cuda::DenseBlockCall call_of(const DenseBlockParams& p) {
+  cuda::DenseBlockCall call{};
+  call.shape = p.shape;
+  call.dtype = p.dtype;
+  call.negative_slope = p.negative_slope;
+  call.x = p.x;
+  call.nets = 1;
+  call.net[0] = {p.weights, p.biases, p.y, {}, nullptr, nullptr};
+  return call;
+}
+
 // On x's device and torch's current stream there. Workspace comes from torch's allocator: ordered with the stream, and
 // part of a captured graph's pool; so is the release of tensors that had to be copied.
 struct DenseBlockOnCuda {
@@ -44,21 +56,161 @@ struct DenseBlockOnCuda {
         stream(current_cuda_stream(x)),
         options{operand_of(op, compute), cuda::fused_selected(), cpu::dense_block_workspace()} {}
 
-  Tensor workspace(const DenseBlockParams& p, const Tensor& x, cuda::DenseBlockPass pass) const {
-    const int64_t bytes[] = {int64_t(cuda::dense_block_workspace_bytes(p.shape, p.dtype, options, pass))};
+  Tensor workspace(const cuda::DenseBlockCall& call, const Tensor& x, cuda::DenseBlockPass pass) const {
+    const int64_t bytes[] = {
+        int64_t(cuda::dense_block_workspace_bytes(call.shape, call.nets, call.dtype, options, pass))};
     return torch::stable::new_empty(x, {bytes, 1}, torch::headeronly::ScalarType::Byte);
   }
-  void forward(const DenseBlockParams& params, const Tensor& x) const {
-    Tensor room = workspace(params, x, cuda::DenseBlockPass::kForward);
-    cuda::dense_block_forward(params, options, room.mutable_data_ptr(), stream);
+  void forward(const cuda::DenseBlockCall& call, const Tensor& x) const {
+    Tensor room = workspace(call, x, cuda::DenseBlockPass::kForward);
+    cuda::dense_block_forward(call, options, room.mutable_data_ptr(), stream);
   }
+  void backward(const cuda::DenseBlockCall& call, const Tensor& x) const {
+    const bool coupled = call.coupling.walk != CouplingWalk::kNone;
+    Tensor room =
+        workspace(call, x, coupled ? cuda::DenseBlockPass::kCoupledBackward : cuda::DenseBlockPass::kBackward);
+    cuda::dense_block_backward(call, options, room.mutable_data_ptr(), stream);
+  }
+
+  void forward(const DenseBlockParams& params, const Tensor& x) const { forward(call_of(params), x); }
   void backward(const DenseBlockBackwardParams& params, const Tensor& x) const {
-    const bool coupled = params.coupling.walk != CouplingWalk::kNone;
-    Tensor room = workspace(params.forward, x,
-                            coupled ? cuda::DenseBlockPass::kCoupledBackward : cuda::DenseBlockPass::kBackward);
-    cuda::dense_block_backward(params, options, room.mutable_data_ptr(), stream);
+    cuda::DenseBlockCall call = call_of(params.forward);
+    call.net[0].grad_y = params.grad_y;
+    call.net[0].grad_weights = params.grad_weights;
+    call.net[0].grad_biases = params.grad_biases;
+    call.coupling = params.coupling;
+    call.grad_x = params.grad_x;
+    backward(call, x);
   }
 };
+
+// Two dense blocks, G and H, of one shape on one input.
+struct PairArguments {
+  const Arguments g, h;
+  cuda::DenseBlockCall call;
+
+  PairArguments(const char* op, const Tensor& x, const Tensors& weights_g, const Tensors& biases_g,
+                const Tensors& weights_h, const Tensors& biases_h, double negative_slope, const std::string& compute)
+      : g(op, x, weights_g, biases_g, negative_slope, compute),
+        h(op, x, weights_h, biases_h, negative_slope, compute),
+        call(call_of(g.params)) {
+    const DenseBlockShape &a = g.params.shape, &b = h.params.shape;
+    check(a.growth == b.growth && a.depth == b.depth && a.out_channels == b.out_channels, op, ": G has depth ", a.depth,
+          ", growth ", a.growth, " and ", a.out_channels, " outputs, H has depth ", b.depth, ", growth ", b.growth,
+          " and ", b.out_channels, "; they must be the same");
+    call.nets = 2;
+    call.net[1] = {h.params.weights, h.params.biases, nullptr, {}, nullptr, nullptr};
+  }
+};
+
+// Both outputs; of a backward they are made on the way and dropped.
+struct PairOutputs {
+  Tensor g, h;
+  PairOutputs(PairArguments& pair, const Tensor& x)
+      : g(empty_output(x, pair.call.shape)), h(empty_output(x, pair.call.shape)) {
+    pair.call.net[0].y = g.mutable_data_ptr();
+    pair.call.net[1].y = h.mutable_data_ptr();
+  }
+};
+
+struct PairGradients {
+  Tensor grad_x;
+  Outputs weights_g, biases_g, weights_h, biases_h;
+
+  PairGradients(PairArguments& pair, const Tensor& x, const Tensors& given_weights_g, const Tensors& given_biases_g,
+                const Tensors& given_weights_h, const Tensors& given_biases_h)
+      : grad_x(empty_as(x)),
+        weights_g(given_weights_g),
+        biases_g(given_biases_g),
+        weights_h(given_weights_h),
+        biases_h(given_biases_h) {
+    pair.call.grad_x = grad_x.mutable_data_ptr();
+    pair.call.net[0].grad_weights = weights_g.data.data();
+    pair.call.net[0].grad_biases = biases_g.data.data();
+    pair.call.net[1].grad_weights = weights_h.data.data();
+    pair.call.net[1].grad_biases = biases_h.data.data();
+  }
+};
+
+std::tuple<Tensor, Tensor> dense_block_pair(const Tensor& x, const Tensors& weights_g, const Tensors& biases_g,
+                                            const Tensors& weights_h, const Tensors& biases_h, double negative_slope,
+                                            const std::string& compute) {
+  const char* op = "dense_block_pair";
+  const DenseBlockOnCuda device(op, x, compute);
+  PairArguments pair(op, x, weights_g, biases_g, weights_h, biases_h, negative_slope, compute);
+  const PairOutputs outputs(pair, x);
+  device.forward(pair.call, pair.g.x);
+  return {outputs.g, outputs.h};
+}
+
+std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> dense_block_pair_backward(
+    const Tensor& grad_g, const Tensor& grad_h, const Tensor& x, const Tensors& weights_g, const Tensors& biases_g,
+    const Tensors& weights_h, const Tensors& biases_h, double negative_slope, const std::string& compute) {
+  const char* op = "dense_block_pair_backward";
+  const DenseBlockOnCuda device(op, x, compute);
+  PairArguments pair(op, x, weights_g, biases_g, weights_h, biases_h, negative_slope, compute);
+  PairGradients gradients(pair, x, weights_g, biases_g, weights_h, biases_h);
+  const PairOutputs outputs(pair, x);
+  const auto checked = [&](const char* name, const Tensor& grad) {
+    check_alike(op, "x", x, name, grad);
+    check(same_shape(grad, outputs.g), op, ": ", name, " has shape ", shape_of(grad), ", expected ",
+          shape_of(outputs.g));
+    return with_contiguous_samples(grad);
+  };
+  const Tensor kept_g = checked("grad_g", grad_g), kept_h = checked("grad_h", grad_h);
+  pair.call.net[0].grad_y = as_input(kept_g);
+  pair.call.net[1].grad_y = as_input(kept_h);
+  device.backward(pair.call, pair.g.x);
+  return {gradients.grad_x, gradients.weights_g.tensors, gradients.biases_g.tensors, gradients.weights_h.tensors,
+          gradients.biases_h.tensors};
+}
+
+using WalkedPair = std::tuple<Tensor, Tensor, Tensor, Tensors, Tensors, Tensors, Tensors>;
+
+// The walk back through a whole coupling: `state` and its gradient to the other side, and all that G and H give.
+WalkedPair walk_pair(const char* op, CouplingWalk kind, const char* state_name, const Tensor& state,
+                     const char* grad_name, const Tensor& grad, const Tensor& x, const Tensors& weights_g,
+                     const Tensors& biases_g, const Tensors& weights_h, const Tensors& biases_h, double clamp,
+                     double negative_slope, const std::string& compute) {
+  check(std::isfinite(clamp) && clamp >= 0, op, ": clamp is ", clamp, ", expected a finite number >= 0");
+  const DenseBlockOnCuda device(op, x, compute);
+  PairArguments pair(op, x, weights_g, biases_g, weights_h, biases_h, negative_slope, compute);
+  PairGradients gradients(pair, x, weights_g, biases_g, weights_h, biases_h);
+  DenseBlockCoupling& coupling = pair.call.coupling;
+  const DenseBlockShape& shape = pair.call.shape;
+  const Tensor kept_state = checked_half(op, x, shape, state_name, state, state_name, state, coupling.state);
+  const Tensor kept_grad = checked_half(op, x, shape, state_name, state, grad_name, grad, coupling.grad);
+  Tensor out = empty_as(state), grad_state = empty_as(state);
+  coupling.walk = kind;
+  coupling.dtype = state_dtype(op, state_name, state);
+  coupling.clamp = clamp;
+  coupling.out = out.mutable_data_ptr();
+  coupling.grad_state = grad_state.mutable_data_ptr();
+  device.backward(pair.call, pair.g.x);
+  return {out,
+          grad_state,
+          gradients.grad_x,
+          gradients.weights_g.tensors,
+          gradients.biases_g.tensors,
+          gradients.weights_h.tensors,
+          gradients.biases_h.tensors};
+}
+
+WalkedPair dense_block_pair_coupling_backward(const Tensor& y2, const Tensor& grad_y2, const Tensor& x,
+                                              const Tensors& weights_g, const Tensors& biases_g,
+                                              const Tensors& weights_h, const Tensors& biases_h, double clamp,
+                                              double negative_slope, const std::string& compute) {
+  return walk_pair("dense_block_pair_coupling_backward", CouplingWalk::kForward, "y2", y2, "grad_y2", grad_y2, x,
+                   weights_g, biases_g, weights_h, biases_h, clamp, negative_slope, compute);
+}
+
+WalkedPair dense_block_pair_coupling_inverse_backward(const Tensor& x2, const Tensor& grad_x2, const Tensor& x,
+                                                      const Tensors& weights_g, const Tensors& biases_g,
+                                                      const Tensors& weights_h, const Tensors& biases_h, double clamp,
+                                                      double negative_slope, const std::string& compute) {
+  return walk_pair("dense_block_pair_coupling_inverse_backward", CouplingWalk::kInverse, "x2", x2, "grad_x2", grad_x2,
+                   x, weights_g, biases_g, weights_h, biases_h, clamp, negative_slope, compute);
+}
 
 }  // namespace
 
@@ -67,4 +219,11 @@ void cuda::select_fused(bool fused) { selection().store(fused); }
 
 }  // namespace ivan_fast
 
-STABLE_TORCH_LIBRARY_IMPL(ivan_fast, CUDA, m) { ivan_fast::register_dense_block<ivan_fast::DenseBlockOnCuda>(m); }
+STABLE_TORCH_LIBRARY_IMPL(ivan_fast, CUDA, m) {
+  ivan_fast::register_dense_block<ivan_fast::DenseBlockOnCuda>(m);
+  m.impl("dense_block_pair", TORCH_BOX(&ivan_fast::dense_block_pair));
+  m.impl("dense_block_pair_backward", TORCH_BOX(&ivan_fast::dense_block_pair_backward));
+  m.impl("dense_block_pair_coupling_backward", TORCH_BOX(&ivan_fast::dense_block_pair_coupling_backward));
+  m.impl("dense_block_pair_coupling_inverse_backward",
+         TORCH_BOX(&ivan_fast::dense_block_pair_coupling_inverse_backward));
+}

@@ -26,6 +26,18 @@ STABLE_TORCH_LIBRARY(ivan_fast, m) {
       "dense_block_coupling_inverse_backward(Tensor x2, Tensor grad_x2, Tensor x, Tensor[] weights, Tensor[] biases, "
       "float clamp, float negative_slope, str compute)"
       " -> (Tensor scaled, Tensor grad_y2, Tensor grad_x, Tensor[] grad_weights, Tensor[] grad_biases)");
+  // G and H of a coupling, two dense blocks of one shape, in the same launches. Compiled for CUDA; on the CPU they are
+  // put together of the ops above (ivan_fast/_dense_block_pair.py).
+#define IVAN_PAIR "Tensor x, Tensor[] weights_g, Tensor[] biases_g, Tensor[] weights_h, Tensor[] biases_h"
+#define IVAN_PAIR_GRADIENTS \
+  "Tensor grad_x, Tensor[] grad_weights_g, Tensor[] grad_biases_g, Tensor[] grad_weights_h, Tensor[] grad_biases_h)"
+  m.def("dense_block_pair(" IVAN_PAIR ", float negative_slope, str compute) -> (Tensor g, Tensor h)");
+  m.def("dense_block_pair_backward(Tensor grad_g, Tensor grad_h, " IVAN_PAIR
+        ", float negative_slope, str compute) -> (" IVAN_PAIR_GRADIENTS);
+  m.def("dense_block_pair_coupling_backward(Tensor y2, Tensor grad_y2, " IVAN_PAIR
+        ", float clamp, float negative_slope, str compute) -> (Tensor x2, Tensor grad_x2, " IVAN_PAIR_GRADIENTS);
+  m.def("dense_block_pair_coupling_inverse_backward(Tensor x2, Tensor grad_x2, " IVAN_PAIR
+        ", float clamp, float negative_slope, str compute) -> (Tensor y2, Tensor grad_y2, " IVAN_PAIR_GRADIENTS);
 }
 
 #ifdef IVAN_FAST_WITH_CUDA

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ivan_fast.modules.backend import BackendModule, as_parameters, full_precision
+from ivan_fast.modules.dense_block import DenseBlock, is_plain
 
 if TYPE_CHECKING:
     from ivan_fast.reversible.replay import Recorder
+
+
+PAIR_DEVICES = {"cuda"}
+"""Where G and H are computed in the same launches. On the CPU that is no faster than one after the other."""
 
 
 class AffineCoupling(BackendModule):
@@ -68,19 +73,41 @@ class AffineCoupling(BackendModule):
         x1, x2 = self.parts(x)
         f = self._subnet("F", x2, x1, recorder, steps)
         y1 = x1 + f
-        h = self._subnet("H", y1, x2, recorder, steps)
-        g = self._subnet("G", y1, x2, recorder, steps)
+        g, h = self._shift_and_scale(y1, x2, recorder, steps)
         with full_precision(x):
             return torch.cat([y1, self.functions.affine_coupling_forward(x2, h, g, self.clamp)], 1)
 
     def inverse(self, y: Tensor, recorder: Recorder | None = None, steps: Tensor | None = None) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``."""
         y1, y2 = self.parts(y)
-        h = self._subnet("H", y1, y2, recorder, steps)
-        g = self._subnet("G", y1, y2, recorder, steps)
+        g, h = self._shift_and_scale(y1, y2, recorder, steps)
         with full_precision(y):
             x2 = self.functions.affine_coupling_inverse(y2, h, g, self.clamp)
         return torch.cat([y1 - self._subnet("F", x2, y1, recorder, steps), x2], 1)
+
+    def pair(self, x: Tensor) -> tuple[DenseBlock, DenseBlock] | None:
+        """G and H, if they can be computed together for inputs on the device of `x`."""
+        if x.device.type not in PAIR_DEVICES or not (is_plain(self.G) and is_plain(self.H)):
+            return None
+        return (self.G, self.H) if self.G.sizes() == self.H.sizes() and self.G is not self.H else None
+
+    def _shift_and_scale(
+        self, y1: Tensor, like: Tensor, recorder: Recorder | None, steps: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """``(g, h)`` in the dtype of the state."""
+        pair = self.pair(y1)
+        if pair is None:
+            h = self._subnet("H", y1, like, recorder, steps)
+            return self._subnet("G", y1, like, recorder, steps), h
+        G = pair[0]
+        with full_precision(y1):
+            g, h = G.functions.dense_block_pair(*pair_arguments(pair, as_parameters(G, y1, steps)))
+        if g.shape != like.shape:
+            raise ValueError(
+                f"AffineCoupling: G and H turned {tuple(y1.shape)} into {tuple(g.shape)}, "
+                f"expected {tuple(like.shape)}"
+            )
+        return g.to(like.dtype), h.to(like.dtype)
 
     def _subnet(
         self, name: str, x: Tensor, like: Tensor, recorder: Recorder | None, steps: Tensor | None
@@ -98,3 +125,10 @@ class AffineCoupling(BackendModule):
 
     def extra_repr(self) -> str:
         return f"split={self.split}, clamp={self.clamp}, backend={self.backend!r}"
+
+
+def pair_arguments(pair: tuple[DenseBlock, DenseBlock], x: Tensor, *more: float) -> tuple[object, ...]:
+    """What the ops of a pair take from x on; `more` stands before the slope."""
+    G, H = pair
+    lists = (list(G.weights), list(G.biases), list(H.weights), list(H.biases))
+    return (x.to(G.weights[0].dtype), *lists, *more, G.negative_slope, G.compute_for(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,22 @@ FAST_PIXELS = 64 * 64
 near 0 may round to the other side, where LeakyReLU's derivative is another. In an image of 20x28 pixels one
 such flip is worth 1e-3 of a parameter's gradient; from 48x48 on no difference from PyTorch's was seen.
 """
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a user registered hooks on the module itself."""
+    return any(getattr(module, name) for name in _HOOKS)
+
+
+def is_plain(subnet: nn.Module) -> TypeGuard[DenseBlock]:
+    """Whether it computes what the dense block ops compute, of parameters that are there as they are."""
+    if type(subnet) is not DenseBlock or has_hooks(subnet):
+        return False
+    # A parametrization replaces the class of the list that holds the parameter.
+    return type(subnet.weights) is nn.ParameterList and type(subnet.biases) is nn.ParameterList
 
 
 class DenseBlock(BackendModule):
@@ -86,6 +104,11 @@ class DenseBlock(BackendModule):
         if kind != "cpu" or self.backend != "fast":  # there both are the same
             return "strict"
         return "fast" if x.shape[-2] * x.shape[-1] >= FAST_PIXELS else "strict"
+
+    def sizes(self) -> tuple[object, ...]:
+        """What two blocks must share to be computed together."""
+        kind = (self.in_channels, self.out_channels, self.growth, self.depth, self.negative_slope)
+        return (*kind, self.compute, self.backend, self.weights[0].dtype, self.weights[0].device)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, in the dtype of the weights.

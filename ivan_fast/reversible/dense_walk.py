@@ -7,29 +7,14 @@ state and its gradient, ``[N, C, H, W]`` each, are overwritten; nothing else of 
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ivan_fast.modules import AffineCoupling, DenseBlock
 from ivan_fast.modules.backend import as_parameters, full_precision
+from ivan_fast.modules.coupling import pair_arguments
+from ivan_fast.modules.dense_block import is_plain
 from ivan_fast.reversible.replay import ParameterGradients
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a user registered hooks on the module itself."""
-    return any(getattr(module, name) for name in _HOOKS)
-
-
-def is_known(subnet: nn.Module) -> TypeGuard[DenseBlock]:
-    """Whether it computes what the dense block ops compute, of parameters that are there as they are."""
-    if type(subnet) is not DenseBlock or has_hooks(subnet):
-        return False
-    # A parametrization replaces the class of the list that holds the parameter.
-    return type(subnet.weights) is nn.ParameterList and type(subnet.biases) is nn.ParameterList
 
 
 def dense_subnets(
@@ -41,7 +26,7 @@ def dense_subnets(
     state of that dtype or float64.
     """
     F, G, H = coupling.F, coupling.G, coupling.H
-    if not (is_known(F) and is_known(G) and is_known(H)):
+    if not (is_plain(F) and is_plain(G) and is_plain(H)):
         return None
     if {F.backend, G.backend, H.backend} != {coupling.backend}:
         return None
@@ -65,15 +50,26 @@ def coupling_forward(
     F, G, H = subnets
     (first, second), (grad_first, grad_second) = coupling.parts(state), coupling.parts(grad)
     y1 = as_parameters(G, first, rounding)
-    # The gradient of G's output is grad_y2 itself; H's needs h, g and x2, of which g must be there first.
-    g, grad_y1, grads = differentiate(G, y1, grad_second)
-    grad_first += grad_y1
-    arguments = _arguments(H, y1, coupling.clamp)
-    with full_precision(state):
-        x2, grad_x2, grad_y1, *grads_h = coupling.functions.dense_block_coupling_backward(
-            second, g.to(state.dtype), grad_second, *arguments
-        )
-    del y1, g, arguments
+    if pair := coupling.pair(y1):
+        arguments = pair_arguments(pair, y1, coupling.clamp)
+        with full_precision(state):
+            x2, grad_x2, grad_y1, *both = coupling.functions.dense_block_pair_coupling_backward(
+                second, grad_second, *arguments
+            )
+        grads = _of_parameters(G, *both[:2]) + _of_parameters(H, *both[2:])
+        del both
+    else:
+        # The gradient of G's output is grad_y2 itself; H's needs h, g and x2, of which g must be there first.
+        g, grad_y1, grads = differentiate(G, y1, grad_second)
+        grad_first += grad_y1
+        arguments = _arguments(H, y1, coupling.clamp)
+        with full_precision(state):
+            x2, grad_x2, grad_y1, *grads_h = coupling.functions.dense_block_coupling_backward(
+                second, g.to(state.dtype), grad_second, *arguments
+            )
+        grads += _of_parameters(H, *grads_h)
+        del g, grads_h
+    del y1, arguments
     second.copy_(x2)
     grad_second.copy_(grad_x2)
     del x2, grad_x2
@@ -84,7 +80,7 @@ def coupling_forward(
     first -= f
     _remove_noise(first, tiny)
     grad_second += grad_x2
-    return grads + _of_parameters(H, *grads_h) + grads_f
+    return grads + grads_f
 
 
 def coupling_inverse(
@@ -104,6 +100,17 @@ def coupling_inverse(
     grad_second += grad_x2
     del f, grad_x2
     y1 = as_parameters(G, first, rounding)
+    if pair := coupling.pair(y1):
+        arguments = pair_arguments(pair, y1, coupling.clamp)
+        with full_precision(state):
+            y2, grad_y2, grad_y1, *both = coupling.functions.dense_block_pair_coupling_inverse_backward(
+                second, grad_second, *arguments
+            )
+        second.copy_(y2)
+        grad_second.copy_(grad_y2)
+        _remove_noise(second, tiny)
+        grad_first += grad_y1
+        return grads + _of_parameters(G, *both[:2]) + _of_parameters(H, *both[2:])
     arguments = _arguments(H, y1, coupling.clamp)
     with full_precision(state):
         scaled, grad_y2, grad_y1, *grads_h = coupling.functions.dense_block_coupling_inverse_backward(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ivan_fast.modules import AffineCoupling, InvertibleBlock, InvertibleConv1x1
+from ivan_fast.modules.dense_block import has_hooks
 from ivan_fast.reversible import dense_walk, walk
 from ivan_fast.reversible.replay import Evaluation, ParameterGradients, Recorder, call_method, rerun
 
@@ -117,6 +118,6 @@ def make_step(name: str, block: nn.Module, inverse: bool) -> Step:
         if type(block) is InvertibleBlock:
             parts += [block.mix, block.coupling]
         known = all(type(p) in (AffineCoupling, InvertibleConv1x1) for p in parts[-2:] if p is not block)
-        if known and not any(dense_walk.has_hooks(p) for p in parts):
+        if known and not any(has_hooks(p) for p in parts):
             return OwnStep(name, block, inverse)
     return Step(name, block, inverse)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleConv1x1
 from ivan_fast.modules.backend import as_parameters, full_precision
-from ivan_fast.reversible.dense_walk import differentiate, is_known
+from ivan_fast.modules.dense_block import is_plain
+from ivan_fast.reversible.dense_walk import differentiate
 from ivan_fast.reversible.replay import Conditions, Evaluation, ParameterGradients, Recorder
 
 
@@ -122,7 +123,7 @@ def _differentiate(
 ) -> tuple[Tensor, Tensor | None, ParameterGradients]:
     """``(output in the dtype of x, grad_x, parameter gradients)`` in one evaluation."""
     own = as_parameters(subnet, x, rounding)
-    if not is_known(subnet):
+    if not is_plain(subnet):
         evaluation = Evaluation(subnet, "forward", own, conditions)
         return (evaluation.output.to(x.dtype), *evaluation.backward(grad_output))
     out, grad_x, grads = differentiate(subnet, own, grad_output)
@@ -132,7 +133,7 @@ def _differentiate(
 def _evaluate(subnet: nn.Module, x: Tensor, conditions: Conditions, rounding: Tensor | None) -> Evaluation:
     """One evaluation, to be differentiated once the gradient of its output is known."""
     x = as_parameters(subnet, x, rounding)
-    if not is_known(subnet):
+    if not is_plain(subnet):
         return Evaluation(subnet, "forward", x, conditions)
     depth, compute = subnet.depth, subnet.compute_for(x)
 

@@ -46,6 +46,13 @@ def make(
     return Case(x, weights, biases, torch.randn(batch, out, height, width, generator=g))
 
 
+def make_pair(*shape: int) -> tuple[Case, Case]:
+    """Two dense blocks of one shape on one input."""
+    first, second = make(*shape), make(*shape, seed=1)
+    second.x = first.x
+    return first, second
+
+
 def run(
     emulator: emulation.Emulator,
     case: Case,
@@ -57,65 +64,87 @@ def run(
     fused: bool = False,
 ) -> tuple[list[Tensor], int]:
     """``([y] or [y, grad_x, weights' gradients ..., biases' gradients ...], bytes of workspace)``."""
-    y = torch.full_like(case.grad_y, torch.nan, memory_format=torch.contiguous_format)
-    grads, used = _call(
-        emulator, case, compute, [int(fused), limit, int(backward), 0, 0], slope, y, [None] * 5
+    ys, grads, used = run_nets(
+        emulator, (case,), compute, limit=limit, slope=slope, backward=backward, fused=fused
     )
-    return ([y, *grads] if backward else [y]), used
+    return [*ys, *grads], used
+
+
+def run_nets(
+    emulator: emulation.Emulator,
+    cases: Sequence[Case],
+    compute: str = "strict",
+    *,
+    limit: int = 64 * MIB,
+    slope: float = 0.2,
+    backward: bool = True,
+    fused: bool = False,
+) -> tuple[list[Tensor], list[Tensor], int]:
+    """One call for several dense blocks: ``(their y, [grad_x, weights' gradients of all, biases' gradients of
+    all] or [], bytes of workspace)``."""
+    ys = [torch.full_like(c.grad_y, torch.nan, memory_format=torch.contiguous_format) for c in cases]
+    options = [int(fused), limit, int(backward), 0, 0]
+    grads, used = _call(emulator, cases, compute, options, slope, ys, [None] * 5)
+    return ys, grads if backward else [], used
 
 
 def run_walk(
     emulator: emulation.Emulator,
-    case: Case,
+    cases: Sequence[Case],
     walk: str,
     state: Tensor,
-    g: Tensor,
+    g: Tensor | None,
     compute: str = "strict",
     limit: int = 64 * MIB,
+    fused: bool = False,
 ) -> list[Tensor]:
-    """``[out, grad_state, grad_x, gradients of weights and biases]``; the state's gradient is grad_y."""
+    """``[out, grad_state, grad_x, gradients of weights and biases]`` of H, or of G and H together.
+
+    The state's gradient is the last case's grad_y.
+    """
     out, grad_state = torch.full_like(state, torch.nan), torch.full_like(state, torch.nan)
     kind = {"forward": 1, "inverse": 2}[walk]
-    options = [0, limit, 2, kind, int(state.dtype == torch.float64)]
-    grad = case.grad_y.to(state.dtype)
-    half = [state, g if kind == 1 else None, grad, out, grad_state]
-    grads, _ = _call(emulator, case, compute, options, 0.2, None, half)
+    options = [int(fused), limit, 2, kind, int(state.dtype == torch.float64)]
+    half = [state, g, cases[-1].grad_y.to(state.dtype), out, grad_state]
+    grads, _ = _call(emulator, cases, compute, options, 0.2, [None] * len(cases), half)
     return [out, grad_state, *grads]
 
 
 def _call(
     emulator: emulation.Emulator,
-    case: Case,
+    cases: Sequence[Case],
     compute: str,
     options: list[int],
     slope: float,
-    y: Tensor | None,
+    ys: Sequence[Tensor | None],
     half: Sequence[Tensor | None],
 ) -> tuple[list[Tensor], int]:
+    case = cases[0]
     shape, depth = case.x.shape, len(case.weights)
     growth = case.weights[0].shape[0] if depth > 1 else 1
     sizes = torch.tensor([shape[0], shape[1], case.weights[-1].shape[0], growth, depth, *shape[2:]])
     used = torch.zeros(1, dtype=torch.int64)
+    weights, biases = [w for c in cases for w in c.weights], [b for c in cases for b in c.biases]
     grads = [
         torch.full_like(t, torch.nan, memory_format=torch.contiguous_format)
-        for t in (case.x, *case.weights, *case.biases)
+        for t in (case.x, *weights, *biases)
     ]
     emulator.call(
         "dense_block",
         sizes,
-        torch.tensor([OPERANDS[compute], *options]),
+        torch.tensor([OPERANDS[compute], *options, len(cases)]),
         int(case.x.dtype == torch.float64),
         slope,
         case.x,
         case.x.stride(0),
-        case.weights,
-        case.biases,
-        y,
-        case.grad_y,
+        weights,
+        biases,
+        ys,
+        [c.grad_y for c in cases],
         case.grad_y.stride(0),
         grads[0],
-        grads[1 : 1 + depth],
-        grads[1 + depth :],
+        grads[1 : 1 + len(weights)],
+        grads[1 + len(weights) :],
         used,
         CLAMP,
         *half,

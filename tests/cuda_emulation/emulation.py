@@ -144,6 +144,11 @@ class Emulator:
         command = ["addr2line", "-e", str(self.path), offset[0][1:]]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
 
+    def launches(self) -> int:
+        """Kernels launched so far."""
+        self.library.emulation_launches.restype = ctypes.c_int64
+        return int(self.library.emulation_launches())
+
     def schedule(self, seed: int) -> None:
         """The order of threads and blocks: 0 ascending, 1 descending, else a shuffle of this seed."""
         self.library.emulation_set_schedule(ctypes.c_uint64(seed))
@@ -159,7 +164,7 @@ def as_c(argument: object) -> object:
     if isinstance(argument, Tensor):
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, (list, tuple)):
-        return (ctypes.c_void_p * len(argument))(*(t.data_ptr() for t in argument))
+        return (ctypes.c_void_p * len(argument))(*(None if t is None else t.data_ptr() for t in argument))
     if isinstance(argument, float):
         return ctypes.c_double(argument)
     if isinstance(argument, int):

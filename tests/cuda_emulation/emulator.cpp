@@ -50,6 +50,7 @@ BuiltIn built_in;
 Thread* current = nullptr;
 Block block;
 std::uint64_t schedule = 0;
+std::int64_t launches = 0;
 Device device;
 
 namespace {
@@ -239,6 +240,7 @@ void fail(const char* format, ...) {
 
 cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config, const std::function<void()>& kernel_body) {
   if (!launchable(kernel, config)) return last_error = cudaErrorInvalidConfiguration;
+  ++launches;
   failure.clear();
   body = &kernel_body;
   built_in.block_size = config.blockDim;
@@ -379,6 +381,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaSuccess;
 }
 
+extern "C" std::int64_t emulation_launches() { return cuda_emulation::launches; }
 extern "C" void emulation_set_schedule(std::uint64_t seed) { cuda_emulation::schedule = seed; }
 extern "C" void emulation_set_device(int multiprocessors, int capability, int shared_optin) {
   device = {multiprocessors, capability, shared_optin};

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dense_block_case import CLAMP, MIB, make, run, run_walk, truth, worst
+from dense_block_case import CLAMP, MIB, make, make_pair, run, run_nets, run_walk, truth, worst
 
 from ivan_fast import _C, reference
 
@@ -62,26 +62,85 @@ def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
 @pytest.mark.parametrize("shape", [SHAPES[0], SMALL, (1, 1, 9, 17, 3, 18, 30)], ids=str)
 @pytest.mark.parametrize("compute", ["bf16", "tf32"])
 def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
-    """Strips and bands with tails; the fused kernel needs no workspace but for weights."""
+    """Strips and bands with tails, both ways; a fused forward needs no workspace but for weights."""
     emulator.device(*device)
     case = make(*shape)
-    (layerwise,), used = run(emulator, case, compute, backward=False)
-    (fused,), weights = run(emulator, case, compute, backward=False, fused=True)
-    geometry = (list(shape), 4 if compute == "tf32" else 2, device[0], device[2])
-    assert (weights < used) == _C.dense_block_fused_geometry(*geometry)["possible"]
-    assert torch.equal(fused, layerwise)
-    assert worst([fused], truth(case, compute)) < TOLERANCE[compute]
+    layerwise, used = run(emulator, case, compute, backward=False)
+    fused, weights = run(emulator, case, compute, backward=False, fused=True)
+    geometry = (4 if compute == "tf32" else 2, device[0], device[2])
+    possible = [_C.dense_block_fused_geometry(list(shape), m, *geometry)["possible"] for m in (False, True)]
+    assert (weights < used) == possible[0]
+    assert torch.equal(fused[0], layerwise[0])
+    assert worst(fused, truth(case, compute)) < TOLERANCE[compute]
+
+    before = emulator.launches()
+    layerwise, _ = run(emulator, case, compute)
+    between = emulator.launches()
+    fused, _ = run(emulator, case, compute, fused=True)
+    saved = (between - before) - (emulator.launches() - between)
+    depth = shape[4]
+    assert saved == sum(possible) * (depth - 1), "levels that had a launch of their own"
+    assert all(torch.equal(a, b) for a, b in zip(fused, layerwise, strict=True))
+    assert worst(fused, truth(case, compute)) < TOLERANCE[compute]
 
 
-def test_where_fused_is_impossible_it_is_layerwise(emulator):
-    """More than 16 output channels, a growth above 32, or no tensor cores."""
-    for shape, capability in ((SHAPES[3], 90), (SHAPES[0], 75)):
-        emulator.device(capability=capability)
-        case = make(*shape)
-        fused, used = run(emulator, case, "fp16", fused=True)
-        layerwise, same = run(emulator, case, "fp16")
-        assert used == same
-        assert all(torch.equal(a, b) for a, b in zip(fused, layerwise, strict=True))
+@pytest.mark.parametrize("compute", ["bf16", "tf32"])
+def test_fused_tiles(emulator, compute):
+    """The smallest workspace: the fused kernel over tiles and what lies around them, walks included."""
+    pair = make_pair(1, 2, 1, 8, 3, 18, 20)
+    whole = run_nets(emulator, pair, compute)
+    tiled = run_nets(emulator, pair, compute, limit=1, fused=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole[0], tiled[0], strict=True))
+    assert torch.equal(whole[1][0], tiled[1][0]), "grad_x"
+    assert worst(tiled[1], whole[1]) < 1e-5
+    state = torch.randn(1, 1, 18, 20, generator=torch.Generator().manual_seed(2))
+    for walk in ("forward", "inverse"):
+        expected = run_walk(emulator, pair, walk, state, None, compute)
+        found = run_walk(emulator, pair, walk, state, None, compute, limit=1, fused=True)
+        assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
+        assert worst(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("compute", ["strict", "bf16", "tf32"])
+@pytest.mark.parametrize(
+    "shape", [SHAPES[1], SHAPES[2], (2, 1, 1, 20, 3, 5, 6), (1, 1, 1, 8, 1, 3, 4)], ids=str
+)
+def test_two_nets_in_one_call_are_each_as_alone(emulator, shape, compute, fused):
+    """G and H: the bits of two calls, from as many launches as one takes, and one for the sum of grad_x."""
+    pair = make_pair(*shape)
+    before = emulator.launches()
+    ys, grads, _ = run_nets(emulator, pair, compute, fused=fused)
+    together = emulator.launches() - before
+    alone = [run(emulator, case, compute, fused=fused)[0] for case in pair]
+    assert 2 * (together - 1) == emulator.launches() - before - together
+    assert all(torch.equal(y, one[0]) for y, one in zip(ys, alone, strict=True))
+    assert torch.equal(grads[0], alone[0][1] + alone[1][1])
+    depth = shape[4]
+    parameters = [
+        g for kind in (slice(2, 2 + depth), slice(2 + depth, None)) for one in alone for g in one[kind]
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(grads[1:], parameters, strict=True))
+    forward, _, _ = run_nets(emulator, pair, compute, fused=fused, backward=False)
+    assert all(torch.equal(a, b) for a, b in zip(forward, ys, strict=True))
+
+
+@pytest.mark.parametrize("kernel", ["layerwise", "fused"])
+def test_launches_of_a_call(emulator, kernel):
+    """What a training step's launches are made of; docs/cuda.md lists them."""
+    pair = make_pair(1, 1, 1, 8, 5, 4, 5)
+    state = torch.randn(1, 1, 4, 5)
+    fused = kernel == "fused"
+    counts = []
+    for call in (
+        lambda: run_nets(emulator, pair, "bf16", backward=False, fused=fused),
+        lambda: run_nets(emulator, pair[:1], "bf16", fused=fused),
+        lambda: run_walk(emulator, pair, "forward", state, None, "bf16", fused=fused),
+    ):
+        before = emulator.launches()
+        call()
+        counts.append(emulator.launches() - before)
+    assert counts == {"layerwise": [7, 16, 18], "fused": [2, 8, 10]}[kernel]
 
 
 @pytest.mark.parametrize("compute", ["strict", "bf16"])
@@ -118,21 +177,26 @@ def test_strided_samples(emulator):
 @pytest.mark.parametrize("walk", ["forward", "inverse"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("limit", [64 * MIB, 1])
-def test_walk_through_a_coupling(emulator, walk, dtype, limit):
-    """Against the twin in float64; the state may be wider than the dense block."""
-    case = make(1, 1, 2, 8, 3, 4, 18)
-    state, g = torch.randn(2, 1, 2, 4, 18).to(dtype)
-    ours = run_walk(emulator, case, walk, state, g, limit=limit)
-    wide = case.to(torch.float64)
-    halves = [state.double(), g.double(), wide.grad_y][:: 1 if walk == "forward" else 2]
-    twin = reference.dense_block_coupling_backward
-    if walk == "inverse":
-        twin = reference.dense_block_coupling_inverse_backward
-    out, grad_state, grad_x, grad_weights, grad_biases = twin(
-        *halves, wide.x, wide.weights, wide.biases, CLAMP, 0.2, "strict"
-    )
+@pytest.mark.parametrize("nets", [1, 2])
+def test_walk_through_a_coupling(emulator, walk, dtype, limit, nets):
+    """Against the twin in float64; the state may be wider than the dense block. With H alone, g is given."""
+    pair = make_pair(1, 1, 2, 8, 3, 18, 34)
+    state, g = torch.randn(2, 1, 2, 18, 34, generator=torch.Generator().manual_seed(3)).to(dtype)
+    G, H = (case.to(torch.float64) for case in pair)
+    arguments = [H.weights, H.biases, CLAMP, 0.2, "strict"]
+    if nets == 2:
+        ours = run_walk(emulator, pair, walk, state, None, limit=limit)
+        names = "dense_block_pair_coupling_backward", "dense_block_pair_coupling_inverse_backward"
+        halves, arguments = [state.double(), H.grad_y], [G.weights, G.biases, *arguments]
+    else:
+        ours = run_walk(emulator, pair[1:], walk, state, g if walk == "forward" else None, limit=limit)
+        names = "dense_block_coupling_backward", "dense_block_coupling_inverse_backward"
+        halves = [state.double(), g.double(), H.grad_y][:: 1 if walk == "forward" else 2]
+    twin = getattr(reference, names[walk == "inverse"])
+    out, grad_state, grad_x, *grads = twin(*halves, H.x, *arguments)
+    parameters = [t for lists in (grads[::2], grads[1::2]) for one in lists for t in one]
     assert ours[0].dtype == dtype
-    assert worst(ours, [out, grad_state, grad_x, *grad_weights, *grad_biases]) < 2e-6
+    assert worst(ours, [out, grad_state, grad_x, *parameters]) < 2e-6
 
 
 def test_empty_images_have_zero_gradients(emulator):

@@ -37,14 +37,16 @@ def shapes(count: int, seed: int) -> list[tuple[int, ...]]:
     )
 
 
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("pass_", ["forward", "backward", "coupled"])
+@pytest.mark.parametrize("nets", [1, 2])
 @pytest.mark.parametrize("operand_size", [2, 4])
-def test_tiles_cover_the_images_within_the_workspace(backward: bool, operand_size: int) -> None:
+def test_tiles_cover_the_images_within_the_workspace(pass_: str, nets: int, operand_size: int) -> None:
     rng = random.Random(3)
-    for shape in shapes(1500, seed=operand_size + backward):
+    kind = ["forward", "backward", "coupled"].index(pass_)
+    for shape in shapes(1000, seed=operand_size + kind):
         batch, _, out, growth, depth, height, width = shape
         limit = rng.choice([1, 4 * MIB, 64 * MIB, 1 << 30])
-        plan = _C.dense_block_cuda_plan(shape, operand_size, 4, backward, limit)
+        plan = _C.dense_block_cuda_plan(shape, nets, operand_size, 4, kind, limit)
         images, rows, cols = plan["images"], plan["rows"], plan["cols"]
         down, across, deep = -(-height // rows), -(-width // cols), -(-batch // images)
         assert plan["tiles"] == down * across * deep
@@ -57,14 +59,15 @@ def test_tiles_cover_the_images_within_the_workspace(backward: bool, operand_siz
             (across - 1) * cols,
             width,
         )
-        least = _C.dense_block_cuda_plan(shape, operand_size, 4, backward, 1)["bytes"]
+        least = _C.dense_block_cuda_plan(shape, nets, operand_size, 4, kind, 1)["bytes"]
         assert plan["bytes"] <= max(limit, least), shape
-        halo = (max(2 * depth - 3, 0) if backward else depth - 1) if depth > 1 else 0
+        hidden = depth - 1
+        halo = [hidden, max(2 * hidden - 1, 0), 2 * hidden + 1][kind]
         assert -(-min(height, rows + 2 * halo) // LAYER_ROWS) <= MAX_GRID_YZ
-        assert images * -(-max(out, growth) // 32) <= MAX_GRID_YZ
+        assert nets * images * -(-max(out, growth) // 32) <= MAX_GRID_YZ
         assert images * min(height, rows + 2 * halo) * min(width, cols + 2 * halo) <= 1 << 25
         assert 0 < plan["weights"] <= plan["bytes"]
-        assert plan["splits"] >= 1 if backward else plan["splits"] == 0
+        assert plan["splits"] >= 1 if kind else plan["splits"] == 0
 
 
 def test_an_image_that_fits_is_one_tile() -> None:
@@ -72,31 +75,36 @@ def test_an_image_that_fits_is_one_tile() -> None:
         if shape[5] > 1 << 18:
             continue
         alone = (1, *shape[1:])
-        plan = _C.dense_block_cuda_plan(alone, 2, 4, True, 1 << 50)
+        plan = _C.dense_block_cuda_plan(alone, 2, 2, 4, 2, 1 << 50)
         if shape[5] * shape[6] <= 1 << 24:
             assert plan["tiles"] == 1
 
 
 def test_small_limits_cost_more_tiles_not_fewer() -> None:
     shape = (1, 1, 1, 32, 5, 1024, 1024)
-    tiles = [_C.dense_block_cuda_plan(shape, 2, 4, True, n * MIB)["tiles"] for n in (16, 64, 256, 2048)]
+    tiles = [_C.dense_block_cuda_plan(shape, 1, 2, 4, 1, n * MIB)["tiles"] for n in (16, 64, 256, 2048)]
     assert tiles == sorted(tiles, reverse=True)
     assert tiles[-1] == 1
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("operand_size", [2, 4])
-def test_fused_blocks_cover_the_image_and_fit_the_device(device: tuple[int, int], operand_size: int) -> None:
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_fused_blocks_cover_the_image_and_fit_the_device(
+    device: tuple[int, int], operand_size: int, mirrored: bool
+) -> None:
     found = 0
     for shape in shapes(1200, seed=11):
-        _, _, out, growth, depth, height, width = shape
-        g = _C.dense_block_fused_geometry(shape, operand_size, *device)
+        _, in_, out, growth, depth, height, width = shape
+        g = _C.dense_block_fused_geometry(shape, mirrored, operand_size, *device)
+        same = _C.dense_block_fused_geometry((1, *shape[1:5], 1, 1), mirrored, operand_size, *device)
+        assert g["possible"] == same["possible"], "that depends on the sizes of the image"
         if not g["possible"]:
             continue
         found += 1
         assert depth > 1
         assert growth <= 32
-        assert out <= 16
+        assert (in_ if mirrored else out) <= 16
         assert g["shared_bytes"] <= device[1]
         assert g["threads"] == g["cols"] // 16 * 64 <= 512
         assert g["rows"] in (2, 4)
@@ -110,7 +118,7 @@ def test_fused_blocks_cover_the_image_and_fit_the_device(device: tuple[int, int]
 @pytest.mark.parametrize("operand_size", [2, 4])
 def test_the_papers_block_is_fused_where_shared_memory_allows(operand_size: int) -> None:
     shape = (1, 1, 1, 32, 5, 256, 256)
-    possible = [_C.dense_block_fused_geometry(shape, operand_size, *d)["possible"] for d in DEVICES]
+    possible = [_C.dense_block_fused_geometry(shape, False, operand_size, *d)["possible"] for d in DEVICES]
     assert possible == ([True] * 4 if operand_size == 2 else [True, False, True, False])
 
 

@@ -98,15 +98,15 @@ def test_tf32_is_as_near_as_its_10_bits(shape: tuple[int, ...], kernel: str) -> 
 @pytest.mark.parametrize("compute", ["bf16", "fp16", "tf32"])
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 1, 1, 32, 5, 200, 300)], ids=str)
 def test_fused_and_layerwise_agree_bit_for_bit(shape: tuple[int, ...], compute: str) -> None:
-    x, weights, biases, _ = on_gpu(cast(make(*shape), torch.float32))
+    case = on_gpu(cast(make(*shape), torch.float32))
     before = ops.dense_block_cuda_kernel()
     results = []
     for kernel in ("layerwise", "fused"):
         ops.set_dense_block_cuda_kernel(kernel)
-        results.append(ops.dense_block(x, weights, biases, 0.2, compute))
+        results.append(everything(ops, case, compute))
     assert before is not None
     ops.set_dense_block_cuda_kernel(before)
-    assert torch.equal(*results)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("compute", ["strict", "bf16", "tf32"])
@@ -137,6 +137,30 @@ def test_walk_through_a_coupling(compute: str) -> None:
         theirs = getattr(ops, name)(*halves, x, weights, biases, 0.8, 0.2, compute)
         for a, b in zip([*ours[:3], *ours[3], *ours[4]], [*theirs[:3], *theirs[3], *theirs[4]], strict=True):
             assert error(a, b) < (1e-4 if compute == "strict" else 5e-3)
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16", "tf32"])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 32, 5, 40, 33), (1, 3, 2, 8, 3, 70, 50)], ids=str)
+def test_pair_is_two_single_blocks(shape: tuple[int, ...], compute: str, kernel: str) -> None:
+    """G and H in one call give the bits of two calls, and the walk through a coupling what the CPU gives."""
+    (x, *g, grad), (_, *h, other) = (cast(make(*shape, seed=seed), torch.float32) for seed in (0, 1))
+    on = [on_gpu((x, *g, grad)), on_gpu((x, *h, other))]
+    lists = (*on[0][1:3], *on[1][1:3])
+    single = [ops.dense_block(case[0], *case[1:3], 0.2, compute) for case in on]
+    pair = ops.dense_block_pair(on[0][0], *lists, 0.2, compute)
+    assert all(torch.equal(a, b) for a, b in zip(single, pair, strict=True))
+    singles = [ops.dense_block_backward(case[3], case[0], *case[1:3], 0.2, compute) for case in on]
+    grad_x, *grads = ops.dense_block_pair_backward(on[0][3], on[1][3], on[0][0], *lists, 0.2, compute)
+    assert torch.equal(grad_x, singles[0][1] + singles[1][1])
+    for ours, theirs in zip(grads, [t for one in singles for t in one[2:]], strict=True):
+        assert max(error(a, b.cpu()) for a, b in zip(ours, theirs, strict=True)) < 1e-5
+    state = torch.randn_like(grad)
+    for name in ("dense_block_pair_coupling_backward", "dense_block_pair_coupling_inverse_backward"):
+        ours = getattr(ops, name)(state.cuda(), grad.cuda(), on[0][0], *lists, 0.8, 0.2, compute)
+        theirs = getattr(ops, name)(state, grad, x, *g, *h, 0.8, 0.2, compute)
+        pairs = [(ours[:3], theirs[:3]), *zip(ours[3:], theirs[3:], strict=True)]
+        for a, b in ((a, b) for lists in pairs for a, b in zip(*lists, strict=True)):
+            assert error(a, b) < {"strict": 1e-4, "bf16": 5e-3, "tf32": 5e-3}[compute]
 
 
 @pytest.mark.parametrize("compute", ["strict", "bf16"])

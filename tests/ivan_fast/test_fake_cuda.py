@@ -28,7 +28,7 @@ def arguments(name: str, device: str) -> list[object]:
         elif kind == "List[Tensor]":
             outputs = [GROWTH] * (DEPTH - 1) + [2]
             weights = [(o, 2 + GROWTH * i, 3, 3) for i, o in enumerate(outputs)]
-            sizes = weights if argument.name == "weights" else [w[:1] for w in weights]
+            sizes = weights if argument.name.startswith("weights") else [w[:1] for w in weights]
             found.append([torch.empty(s, device=device) for s in sizes])
         elif kind == "str":
             found.append("strict")
