@@ -117,7 +117,7 @@ class Pass:
             )
             grads.add(more)
             guard.check(i, state, x if i == 0 else None, last=i == self.stop)
-            if not wanted or (state.device.type == "cpu" and guard.tripped()):
+            if not wanted or (state.device.type == "cpu" and guard.tripped(guard.checks - 1)):
                 return None, grads
             grad_state = torch.zeros_like(state) if found is None else found
         return grad_state if needs_x else None, grads
@@ -152,10 +152,19 @@ class Gradients:
         self._sums: dict[int, Tensor] = {}
 
     def add(self, pairs: ParameterGradients) -> None:
+        new: dict[int, Tensor] = {}
         for parameter, grad in pairs:
             key = id(parameter)
-            known = self._sums.get(key)
-            self._sums[key] = self._room[key].copy_(grad) if known is None else known.add_(grad)
+            if key in self._sums:
+                self._sums[key].add_(grad)
+            elif key in new:
+                new[key] = new[key] + grad
+            else:
+                new[key] = grad
+        if new:  # all in one launch
+            rooms = {key: self._room[key] for key in new}
+            torch._foreach_copy_(list(rooms.values()), list(new.values()))
+            self._sums |= rooms
 
     def shift(self, by: Tensor) -> None:
         for grad in self._sums.values():

@@ -39,19 +39,20 @@ class Fingerprints:
         self._count = 0
 
     def add(self, state: Tensor) -> None:
-        block, rms = self._count, _rms(state)
+        block = self._count
         if block == 0:  # all memory at once, before the states of the pass: see chain.Gradients
-            blocks, shape = self._sampler.blocks, (rms.shape[0], self._sampler.count)
-            self._values = state.new_zeros((blocks, *shape))
-            self._norms = rms.new_zeros((blocks + 1, rms.shape[0]))
+            samples, blocks = _samples(state), self._sampler.blocks
+            self._values = state.new_zeros((blocks, samples, self._sampler.count))
+            self._norms = state.new_zeros((blocks + 1, samples))
+            self._elements = state.numel() // max(samples, 1)
         if block < self._sampler.blocks:
-            self._values[block] = self._sampler.sample(block, state)
-        self._norms[block] = rms
+            self._sampler.sample(block, state, self._values[block])
+        _norm(state, self._norms[block])
         self._count += 1
 
     def stacked(self) -> tuple[Tensor, Tensor]:
-        """``(values [blocks, N, K], norms [blocks + 1, N])``."""
-        return self._values, self._norms
+        """``(values [blocks, N, K], norms [blocks + 1, N])``, the norms as root mean squares."""
+        return self._values, self._norms.div_(math.sqrt(max(self._elements, 1)))
 
 
 class Sampler:
@@ -62,18 +63,19 @@ class Sampler:
         self.count = max(_VALUES // blocks, _VALUES_PER_BLOCK)  # K
         self._places: dict[tuple[int, torch.device], Tensor] = {}
 
-    def sample(self, block: int, state: Tensor) -> Tensor:
-        """``[N, ...]`` to ``[N, K]``."""
+    def sample(self, block: int, state: Tensor, out: Tensor) -> None:
+        """Of ``[N, ...]`` into ``[N, K]``; zeros where there is nothing."""
         flat = _per_sample(state)
         if flat.shape[1] == 0:
-            return flat.new_zeros(flat.shape[0], self.count)
+            out.zero_()
+            return
         key = (flat.shape[1], state.device)
         if key not in self._places:
             steps = torch.arange(1, self.blocks * self.count + 1, dtype=torch.float64, device=state.device)
             fractions = torch.remainder(steps * ((math.sqrt(5) - 1) / 2), 1.0)
             places = (fractions * flat.shape[1]).long().clamp_(max=flat.shape[1] - 1)
             self._places[key] = places.reshape(self.blocks, self.count)
-        return flat[:, self._places[key][block]]
+        torch.index_select(flat, 1, self._places[key][block], out=out)
 
 
 class Guard:
@@ -95,48 +97,80 @@ class Guard:
         self._sampler = Sampler(values.shape[0])
         self._tol, self._noise = tol, noise
         self._blocks: list[int] = []
-        self._drifts = norms.new_zeros(values.shape[:2])  # in the order of the checks
+        self._recovered = torch.empty_like(values)  # samples, in the order of the checks
+        self._ends: dict[int, Tensor] = {}  # drifts [N] that were measured over all values, by check
 
     def tiny(self, block: int) -> Tensor | None:
         """``[N]``: recovered values of a block's input up to this are taken for 0; None where that is 0."""
         return self._scales[block] * self._noise if self._noise else None
 
     def check(self, block: int, recovered: Tensor, true: Tensor | None = None, last: bool = False) -> None:
-        """Note the drift of the recovered input ``[N, ...]`` of a block; `true` is all of it where known.
+        """Note the recovered input ``[N, ...]`` of a block; `true` is all of it where known.
 
         `last` marks the end of the walk: anything not finite anywhere trips there (it has spread to it).
         """
         if recovered.numel() == 0:
             return
-        values = self._values[block]
-        distance = _rms(self._sampler.sample(block, recovered) - values)
-        drift = _ratio(distance, torch.maximum(self._scales[block], _rms(values)))
-        drift = drift + 0 * self._scales[block]  # a scale that overflowed must not hide a drift
+        check = len(self._blocks)
+        self._sampler.sample(block, recovered, self._recovered[check])
         if true is not None:
-            drift = torch.maximum(drift, _ratio(_rms(recovered - true), self._scales[block]))
+            self._ends[check] = _ratio(_rms(recovered - true), self._scales[block])
         elif last:
-            drift = drift + 0 * _rms(recovered)
-        self._drifts[len(self._blocks)] = drift
+            self._ends[check] = 0 * _rms(recovered)
         self._blocks.append(block)
 
-    def tripped(self) -> tuple[int, float] | None:
-        """The first block on the way back that tripped, and its drift; one read of device memory."""
-        if not self._blocks:
+    def _drifts(self, first: int = 0) -> Tensor:
+        """``[checks]`` from the check `first` on: the worst of each, over the samples. NaN where any is."""
+        blocks = self._blocks[first:]
+        # Of a walk through the whole chain these are slices; an index would have to be sent to the device.
+        ordered = blocks == list(range(blocks[0], blocks[0] - len(blocks), -1))
+        back = slice(blocks[-1], blocks[0] + 1)
+        values, scales = (
+            t[back].flip(0) if ordered else torch.stack([t[b] for b in blocks])
+            for t in (self._values, self._scales)
+        )
+        size = math.sqrt(max(values.shape[-1], 1))
+        recovered = self._recovered[first : len(self._blocks)]
+        distance, known = (torch.linalg.vector_norm(t, dim=2) / size for t in (recovered - values, values))
+        drift = _ratio(distance, torch.maximum(scales, known))
+        drift = drift + 0 * scales  # a scale that overflowed must not hide a drift
+        for check, end in self._ends.items():
+            if check >= first:
+                drift[check - first] = torch.maximum(drift[check - first], end)
+        return drift.amax(1)  # propagates NaN
+
+    def tripped(self, first: int = 0) -> tuple[int, float] | None:
+        """The first block on the way back that tripped, of the checks from `first` on, and its drift.
+
+        One read of device memory.
+        """
+        if not self._blocks[first:]:
             return None
-        worst = self._drifts[: len(self._blocks)].amax(1).tolist()  # amax propagates NaN
-        for block, drift in zip(self._blocks, worst, strict=True):
+        for block, drift in zip(self._blocks[first:], self._drifts(first).tolist(), strict=True):
             if not drift <= self._tol:
                 return block, drift
         return None
 
+    @property
+    def checks(self) -> int:
+        """How many there were."""
+        return len(self._blocks)
+
     def poison(self) -> Tensor:
         """0 if nothing tripped, else NaN, without reading device memory: to be added to every gradient."""
-        worst = self._drifts[: len(self._blocks)].amax()
-        return torch.where(worst <= self._tol, 0.0, math.nan)
+        return torch.where(self._drifts().amax() <= self._tol, 0.0, math.nan)
 
 
 def _per_sample(state: Tensor) -> Tensor:
     return state.flatten(1) if state.dim() > 1 else state[None]
+
+
+def _samples(state: Tensor) -> int:
+    return state.shape[0] if state.dim() > 1 else 1
+
+
+def _norm(state: Tensor, out: Tensor) -> None:
+    torch.linalg.vector_norm(_per_sample(state), dim=1, out=out)
 
 
 def _rms(state: Tensor) -> Tensor:
