@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cuda_floor
 from performance_plots import draw
 
 from ivan.benchmark import budget, record
@@ -53,6 +54,7 @@ def parts(measured: dict[str, Any]) -> dict[str, str]:
         "memory": titled([curve_table(rows, "memory", "size")]),
         "depth": titled([curve_table(rows, "memory", "blocks"), curve_table(rows, "time", "blocks")]),
         "budget": titled([budget_table(rows)]),
+        "cuda": cuda_floor.text(),
     }
 
 
