@@ -158,8 +158,8 @@ def times() -> Table:
     )
     table.notes.append(
         f"At {LAUNCH * 1e6:.0f} µs each the host needs {layerwise} for the launches of a step level by level "
-        f"and {fused} fused, beside {slice_256} of work for 256x256 on an H100: small slices want a CUDA graph, "
-        "larger ones do not notice."
+        f"and {fused} fused, beside {slice_256} of work for 256x256 on an H100: small slices want a CUDA "
+        "graph, larger ones do not notice."
     )
     return table
 

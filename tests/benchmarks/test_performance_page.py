@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cuda_floor
 import fma_peak
 import performance
 import performance_plots
@@ -81,6 +82,7 @@ def test_every_number_comes_from_the_file(measured: dict[str, Any]) -> None:
 def test_nothing_measured_says_not_run(measured: dict[str, Any]) -> None:
     texts = performance.parts({**measured, "rows": [], "note": "later"})
     assert texts.pop("machine") == "**Not run yet: later.**"
+    assert "not run" in texts.pop("cuda"), "paper work, with a column for what is measured"
     assert set(texts.values()) == {"Not run."}
 
 
@@ -156,3 +158,13 @@ def test_the_suites_leave_their_numbers(repo: Path, tmp_path: Path) -> None:
     ours = next(b["extra_info"] for b in found["benchmarks"] if "strict" in b["name"])
     assert ours["ratio_to_eager"] > 0
     assert {"gflops", "fraction_of_fma_peak", "threads", "load"} <= set(ours)
+
+
+def test_the_floor_counts_what_the_kernels_do() -> None:
+    """1 to 1 channels, growth 32, depth 5: docs/cuda.md's 66.7 thousand multiply-adds; deeper nets do more."""
+    net = cuda_floor.DenseNet()
+    assert net.macs() == 66_688
+    assert cuda_floor.DenseNet(depth=2).macs() < cuda_floor.DenseNet(depth=3).macs() < net.macs()
+    true = 9 * (32 * sum(1 + 32 * level for level in range(4)) + 129)
+    assert true <= net.macs() <= 1.2 * true
+    assert true <= cuda_floor.weight_gradient_macs(net) <= 1.2 * true
