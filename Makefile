@@ -80,8 +80,9 @@ setup: $(STAMPS)/install
 demo: $(STAMPS)/install
 	$(BIN)/ivan demo --out demo-run
 
+# Two processes share the tests: most of them wait for one thread or for a process of their own.
 test: $(STAMPS)/install $(STAMPS)/rivals
-	$(BIN)/pytest -q -m "not gpu" $(PYTEST_ARGS)
+	$(BIN)/pytest -q -m "not gpu" -n $(or $(TEST_JOBS),2) --dist loadgroup $(PYTEST_ARGS)
 
 # Everything about this machine's GPU within ten minutes, the build included: tests, accuracy, sanitizer, times; results
 # go to benchmarks/results/. Needs no network where torch, numpy, cmake, ninja, pybind11 and pytest are there.

@@ -11,6 +11,15 @@ import torch
 REPO = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where pytest-xdist shares the tests out: those of a file have fixtures in common and stay together, and
+    so do all that build the emulated kernels."""
+    for item in items:
+        emulated = item.path.parent.name == "cuda_emulation"
+        group = "cuda_emulation" if emulated else item.path.relative_to(REPO).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of the checkout."""

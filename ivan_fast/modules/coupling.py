@@ -100,8 +100,9 @@ class AffineCoupling(BackendModule):
             h = self._subnet("H", y1, like, recorder, steps)
             return self._subnet("G", y1, like, recorder, steps), h
         G = pair[0]
+        arguments = pair_arguments(pair, as_parameters(G, y1, steps))  # under autocast, if it is on
         with full_precision(y1):
-            g, h = G.functions.dense_block_pair(*pair_arguments(pair, as_parameters(G, y1, steps)))
+            g, h = G.functions.dense_block_pair(*arguments)
         if g.shape != like.shape:
             raise ValueError(
                 f"AffineCoupling: G and H turned {tuple(y1.shape)} into {tuple(g.shape)}, "

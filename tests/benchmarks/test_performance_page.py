@@ -161,7 +161,7 @@ def test_the_suites_leave_their_numbers(repo: Path, tmp_path: Path) -> None:
 
 
 def test_the_floor_counts_what_the_kernels_do() -> None:
-    """1 to 1 channels, growth 32, depth 5: docs/cuda.md's 66.7 thousand multiply-adds; deeper nets do more."""
+    """1 to 1 channels, growth 32, depth 5: docs/cuda.md's 66.7 thousand multiply-adds."""
     net = cuda_floor.DenseNet()
     assert net.macs() == 66_688
     assert cuda_floor.DenseNet(depth=2).macs() < cuda_floor.DenseNet(depth=3).macs() < net.macs()

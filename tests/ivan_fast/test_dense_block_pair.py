@@ -135,6 +135,20 @@ def test_policies_agree_with_pairs(pairs: Callable[[bool], None], direction: str
     assert distance(gradients(chain, x, "invert", direction), stored) < 1e-12
 
 
+def test_pairs_heed_autocast(pairs: Callable[[bool], None]) -> None:
+    chain = dense_chain(2, blocks=2, growth=8)
+    x = torch.randn(1, 2, 11, 9, requires_grad=True)
+    pairs(False)
+    strict = chain(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = [chain(x), *gradients(chain, x, "invert")]
+        pairs(True)
+        found = [chain(x), *gradients(chain, x, "invert")]
+    assert not torch.equal(found[0], strict)
+    assert torch.equal(found[0], expected[0])
+    assert distance(found, expected) < 1e-3
+
+
 def test_only_alike_and_plain_blocks_are_paired(pairs: Callable[[bool], None]) -> None:
     pairs(True)
     x = torch.randn(1, 1, 5, 6)
