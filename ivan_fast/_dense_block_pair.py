@@ -66,7 +66,9 @@ def dense_block_pair_backward(
     Returns:
         ``(grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``.
     """
-    refuse_tangents("dense_block_pair_backward", grad_g, grad_h, x, *weights_g, *weights_h)
+    refuse_tangents(
+        "dense_block_pair_backward", grad_g, grad_h, x, *weights_g, *biases_g, *weights_h, *biases_h
+    )
     return _ops.dense_block_pair_backward.default(
         grad_g,
         grad_h,
@@ -104,7 +106,9 @@ def dense_block_pair_coupling_backward(
         ``(x2, grad_x2, grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``; ``grad_x`` is
         the sum of what comes through g and through h.
     """
-    refuse_tangents("dense_block_pair_coupling_backward", y2, grad_y2, x, *weights_g, *weights_h)
+    refuse_tangents(
+        "dense_block_pair_coupling_backward", y2, grad_y2, x, *weights_g, *biases_g, *weights_h, *biases_h
+    )
     return _ops.dense_block_pair_coupling_backward.default(
         y2,
         grad_y2,
@@ -136,7 +140,16 @@ def dense_block_pair_coupling_inverse_backward(
     Returns:
         ``(y2, grad_y2, grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``.
     """
-    refuse_tangents("dense_block_pair_coupling_inverse_backward", x2, grad_x2, x, *weights_g, *weights_h)
+    refuse_tangents(
+        "dense_block_pair_coupling_inverse_backward",
+        x2,
+        grad_x2,
+        x,
+        *weights_g,
+        *biases_g,
+        *weights_h,
+        *biases_h,
+    )
     return _ops.dense_block_pair_coupling_inverse_backward.default(
         x2,
         grad_x2,
@@ -153,20 +166,45 @@ def dense_block_pair_coupling_inverse_backward(
 
 # --- the ops beyond their kernels ---
 
+
+def _check_alike(op: str, weights_g: Sequence[Tensor], weights_h: Sequence[Tensor]) -> None:
+    """G and H must be of one shape."""
+    found = [
+        (len(w), w[0].shape[0], w[-1].shape[0]) if len(w) > 0 else (0, 0, 0) for w in (weights_g, weights_h)
+    ]
+    torch._check(
+        found[0] == found[1],
+        lambda: (
+            "{}: G has depth {}, growth {} and {} outputs, H has depth {}, growth {} and {}; "
+            "they must be the same".format(op, *found[0], *found[1])
+        ),
+    )
+
+
 _SINGLE = Pair(
     _ops.dense_block,
     _ops.dense_block_backward,
     _ops.dense_block_coupling_backward,
     _ops.dense_block_coupling_inverse_backward,
 )
-_ON_CPU: list[Callable[..., object]] = [
-    _SINGLE.forward,
-    _SINGLE.backward,
-    _SINGLE.coupling_backward,
-    _SINGLE.coupling_inverse_backward,
-]
-for _name, _function in zip(_NAMES, _ON_CPU, strict=True):
-    torch.library.impl(f"ivan_fast::{_name}", "CPU")(_function)
+
+
+def _on_cpu(name: str, first: int, function: Callable[..., object]) -> None:
+    """The kernel of an op, one net after the other; its argument `first` is weights_g."""
+
+    def kernel(*arguments: Any) -> object:
+        weights_g, _, weights_h, _ = arguments[first : first + 4]
+        _check_alike(name, weights_g, weights_h)
+        return function(*arguments)
+
+    torch.library.impl(f"ivan_fast::{name}", "CPU")(kernel)
+
+
+_on_cpu(_NAMES[0], 1, _SINGLE.forward)
+_on_cpu(_NAMES[1], 3, _SINGLE.backward)
+_on_cpu(_NAMES[2], 3, _SINGLE.coupling_backward)
+_on_cpu(_NAMES[3], 3, _SINGLE.coupling_inverse_backward)
+for _name in _NAMES:
     register_autocast(_name)
 for _name in _NAMES[1:]:
     register_raising_formula(_name)
@@ -178,15 +216,8 @@ def _output(
     op: str, x: Tensor, wg: _Parameters, bg: _Parameters, wh: _Parameters, bh: _Parameters, compute: str
 ) -> Tensor:
     """One of both outputs, empty; refuses what the compiled ops refuse."""
-    g, h = (empty_like_output(op, x, w, b, compute) for w, b in ((wg, bg), (wh, bh)))
-    shapes = [(len(w), w[0].shape[0], out.shape[1]) for w, out in ((wg, g), (wh, h))]
-    torch._check(
-        shapes[0] == shapes[1],
-        lambda: (
-            "{}: G has depth {}, growth {} and {} outputs, H has depth {}, growth {} and {}; "
-            "they must be the same".format(op, *shapes[0], *shapes[1])
-        ),
-    )
+    g, _ = (empty_like_output(op, x, w, b, compute) for w, b in ((wg, bg), (wh, bh)))
+    _check_alike(op, wg, wh)
     return g
 
 

@@ -106,6 +106,24 @@ void plain_backward(const DenseBlockCall& call, const DenseBlockOptions& options
 
 }  // namespace
 
+DenseBlockDevice current_device() {
+  int device = 0, major = 0, minor = 0;
+  DenseBlockDevice found{};
+  check(cudaGetDevice(&device), kOp);
+  const auto attribute = [device](int* value, cudaDeviceAttr which) {
+    check(cudaDeviceGetAttribute(value, which, device), kOp);
+  };
+  attribute(&major, cudaDevAttrComputeCapabilityMajor);
+  attribute(&minor, cudaDevAttrComputeCapabilityMinor);
+  attribute(&found.multiprocessors, cudaDevAttrMultiProcessorCount);
+  attribute(&found.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  // Built for an older architecture, a kernel lacks the instructions of this one.
+  cudaFuncAttributes compiled{};
+  check(cudaFuncGetAttributes(&compiled, reinterpret_cast<const void*>(&reduce_kernel<float>)), kOp);
+  found.capability = std::min(10 * major + minor, compiled.ptxVersion);
+  return found;
+}
+
 std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, int nets, DType dtype,
                                         const DenseBlockOptions& options, DenseBlockPass pass) {
   if (is_empty(shape)) return 0;

@@ -143,12 +143,6 @@ struct FusedBlock {
     }
   }
 
-  // Whether a hidden level has values there, or zeros: the image; of the mirrored net, as far as it has a mask.
-  __device__ __forceinline__ bool holds(int row, int col) const {
-    if constexpr (kMirrored) return task.mask.region.contains(row, col);
-    return row >= 0 && row < task.height && col >= 0 && col < task.width;
-  }
-
   // Hidden level m's rows from `row` into its ring; zeros where it has no values.
   __device__ __forceinline__ void store_hidden(const float (&acc)[kRows][2][4], int m, int row) const {
     const int rows = ring_rows(net.hidden, kRows, m);
@@ -164,7 +158,7 @@ struct FusedBlock {
 #pragma unroll
         for (int lower = 0; lower < 2; ++lower) {
           const int col = warp_col + lane / 4 + lower * 8, p = col + 1, channel = n * 8 + lane % 4 * 2;
-          const bool inside = holds(row + r, col0 + col);
+          const bool inside = task.held.contains(row + r, col0 + col);
           Pack<S, 2> values, sign;
           if (kMirrored && inside)
             sign = *reinterpret_cast<const Pack<S, 2>*>(

@@ -6,6 +6,8 @@
 // one by one from level to level: the strip that is stored is 2 * hidden columns narrower.
 #pragma once
 
+#include <array>
+
 #include "dense_block_geometry.h"
 
 namespace ivan_fast::cuda {
@@ -62,7 +64,9 @@ inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, st
       g.strips = int(ceil_div(width, g.strip));
       const std::int64_t resident =
           std::max<std::int64_t>(1, device.shared_bytes / g.shared_bytes) * device.multiprocessors;
-      for (std::int64_t bands = 1; bands <= std::min<std::int64_t>(ceil_div(height, 16), 65535); ++bands) {
+      // More bands than that leave the device no fuller.
+      const std::int64_t enough = 1 + 4 * resident / (std::int64_t(g.strips) * images);
+      for (std::int64_t bands = 1; bands <= std::min({ceil_div(height, 16), std::int64_t(65535), enough}); ++bands) {
         g.block_rows = int(ceil_div(height, bands));
         g.bands = int(ceil_div(height, g.block_rows));
         const std::int64_t steps = ceil_div(g.block_rows + 2 * net.hidden, rows);
@@ -75,6 +79,25 @@ inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, st
       }
     }
   return best;
+}
+
+// The same, searched for once for each thread and the last few nets, regions and devices.
+inline FusedGeometry remembered_geometry(const DenseNet& net, std::int64_t images, std::int64_t height,
+                                         std::int64_t width, int operand_size, const DenseBlockDevice& device) {
+  struct Known {
+    std::array<std::int64_t, 11> key;
+    FusedGeometry geometry;
+  };
+  thread_local std::array<Known, 16> known{};
+  thread_local std::size_t next = 0;
+  const std::array<std::int64_t, 11> key{
+      net.hidden, net.in_channels, net.out_channels,       net.growth,         net.mirrored, images, height,
+      width,      operand_size,    device.multiprocessors, device.shared_bytes};
+  for (const Known& k : known)
+    if (k.key == key) return k.geometry;
+  Known& k = known[next++ % known.size()];
+  k = {key, fused_geometry(net, images, height, width, operand_size, device)};
+  return k.geometry;
 }
 
 }  // namespace ivan_fast::cuda

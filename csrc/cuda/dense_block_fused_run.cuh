@@ -19,7 +19,7 @@ struct FusedLaunches {
     const std::int64_t images = std::int64_t(run.call.nets) * tile.images;
     FusedTask<S> t{};
     t.packed = packed;
-    t.geometry = fused_geometry(packed.net, images, strips.rows(), strips.cols(), int(sizeof(S)), device);
+    t.geometry = remembered_geometry(packed.net, images, strips.rows(), strips.cols(), int(sizeof(S)), device);
     t.images = tile.images;
     t.strips = strips;
     t.weights = run.template at<S>(mirrored ? run.plan.gradient_weights : run.plan.weights);
@@ -28,8 +28,6 @@ struct FusedLaunches {
     t.bias_stride = run.plan.bias_elements;
     t.slope = static_cast<float>(run.call.negative_slope);
     t.operand = run.options.operand;
-    t.height = run.height();
-    t.width = run.width();
     return t;
   }
 
@@ -45,8 +43,8 @@ struct FusedLaunches {
       t.source[n] = run.images(run.call.x, tile);
       t.image[n] = to[n];
     }
-    t.readable = {0, run.height(), 0, run.width()};
-    t.own = own;
+    t.readable = t.held = {0, run.height(), 0, run.width()};
+    if (to[0].data != nullptr) t.own = own;  // else empty: no output is wanted
     t.hidden = hidden;
     launch_fused(t, run.call.nets, run.stream);
   }
@@ -91,6 +89,7 @@ struct FusedLaunches {
     t.own = own;
     t.hidden = gradient.hidden;
     t.mask = mask;
+    t.held = run.region(tile, run.plan.net.hidden);
     launch_fused(t, run.call.nets, run.stream);
     return true;
   }

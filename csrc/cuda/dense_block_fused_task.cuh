@@ -20,10 +20,10 @@ struct FusedTask {
   const float* bias;              // of the dense block's net
   std::int64_t weights_stride, bias_stride;
   Slices<S> hidden;  // where hidden rows within `strips` are kept; null: they are not
-  Slices<S> mask;    // of the mirrored net, whose level m has the mask of level hidden + 1 - m; zeros beyond
+  Slices<S> mask;    // of the mirrored net, whose level m has the mask of level hidden + 1 - m
+  Region held;       // where hidden levels have values, zeros beyond: the image, or as far as masks are known
   float slope;
   DenseBlockOperand operand;
-  int height, width;
 };
 
 // One launch for all nets; dense_block_fused.cu holds it for the types of operands.

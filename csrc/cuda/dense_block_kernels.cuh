@@ -17,25 +17,13 @@ inline DenseBlockPass backward_pass(const DenseBlockCall& call) {
   return call.coupling.walk == CouplingWalk::kNone ? DenseBlockPass::kBackward : DenseBlockPass::kCoupledBackward;
 }
 
-inline DenseBlockDevice current_device() {
-  int device = 0, major = 0, minor = 0;
-  DenseBlockDevice found{};
-  check(cudaGetDevice(&device), "dense_block");
-  const auto attribute = [device](int* value, cudaDeviceAttr which) {
-    check(cudaDeviceGetAttribute(value, which, device), "dense_block");
-  };
-  attribute(&major, cudaDevAttrComputeCapabilityMajor);
-  attribute(&minor, cudaDevAttrComputeCapabilityMinor);
-  attribute(&found.multiprocessors, cudaDevAttrMultiProcessorCount);
-  attribute(&found.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  found.capability = 10 * major + minor;
-  return found;
-}
+// The device in use; its capability as far as these kernels were compiled for it.
+DenseBlockDevice current_device();
 
 // Whether a net runs in one kernel, of a call that runs on tensor cores.
 inline bool fused_is_possible(const DenseBlockOptions& options, const DenseNet& net, int operand_size,
                               const DenseBlockDevice& device) {
-  return options.fused && device.capability >= 80 && fused_geometry(net, 1, 1, 1, operand_size, device).possible;
+  return options.fused && device.capability >= 80 && remembered_geometry(net, 1, 1, 1, operand_size, device).possible;
 }
 
 }  // namespace ivan_fast::cuda

@@ -45,10 +45,10 @@ struct DenseRun {
 
   Region region(const Tile& tile, int margin) const { return region_of(tile, margin, height(), width()); }
 
-  // Images of a tile, of tensors as whole as the call's; `data` is that of image 0.
+  // Images of a tile, of tensors as whole as the call's; `data` is that of image 0, or null.
   template <typename U>
   Images<U> images(U* data, std::int64_t batch_stride, const Tile& tile) const {
-    return whole_images(data + tile.image * batch_stride, batch_stride, height(), width());
+    return whole_images(data == nullptr ? data : data + tile.image * batch_stride, batch_stride, height(), width());
   }
   Images<const T> images(const Input& input, const Tile& tile) const {
     return images(static_cast<const T*>(input.data), input.batch_stride, tile);
@@ -153,7 +153,8 @@ struct DenseRun {
     state = {unfold_x(tile, around), hidden_slices(plan.hidden, around)};
     LevelTask<T, S> task = level_task(tile, state.source, state.hidden, false);
     for (int n = 0; n < call.nets; ++n) task.image[n] = to.image[n];
-    for (int m = 1; m <= L + 1; ++m) level(task, m, tile, level_margin(L, plan.pass, m), false);
+    const bool wanted = to.image[0].data != nullptr;
+    for (int m = 1; m <= L + wanted; ++m) level(task, m, tile, level_margin(L, plan.pass, m), false);
     return state;
   }
 

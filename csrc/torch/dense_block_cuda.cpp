@@ -44,6 +44,12 @@ cuda::DenseBlockCall call_of(const DenseBlockParams& p) {
   return call;
 }
 
+// x decides where the op runs: it may be on the CPU while parameters are not.
+torch::stable::accelerator::DeviceIndex checked_device(const char* op, const Tensor& x) {
+  check(x.is_cuda(), op, ": x is on the CPU, but other tensors are on a CUDA device; all must be on one device");
+  return x.get_device_index();
+}
+
 // On x's device and torch's current stream there. Workspace comes from torch's allocator: ordered with the stream, and
 // part of a captured graph's pool; so is the release of tensors that had to be copied.
 struct DenseBlockOnCuda {
@@ -52,7 +58,7 @@ struct DenseBlockOnCuda {
   cuda::DenseBlockOptions options;
 
   DenseBlockOnCuda(const char* op, const Tensor& x, const std::string& compute)
-      : guard(x.get_device_index()),
+      : guard(checked_device(op, x)),
         stream(current_cuda_stream(x)),
         options{operand_of(op, compute), cuda::fused_selected(), cpu::dense_block_workspace()} {}
 
@@ -92,7 +98,7 @@ struct PairArguments {
   PairArguments(const char* op, const Tensor& x, const Tensors& weights_g, const Tensors& biases_g,
                 const Tensors& weights_h, const Tensors& biases_h, double negative_slope, const std::string& compute)
       : g(op, x, weights_g, biases_g, negative_slope, compute),
-        h(op, x, weights_h, biases_h, negative_slope, compute),
+        h(op, g.x, weights_h, biases_h, negative_slope, compute),
         call(call_of(g.params)) {
     const DenseBlockShape &a = g.params.shape, &b = h.params.shape;
     check(a.growth == b.growth && a.depth == b.depth && a.out_channels == b.out_channels, op, ": G has depth ", a.depth,
@@ -103,7 +109,6 @@ struct PairArguments {
   }
 };
 
-// Both outputs; of a backward they are made on the way and dropped.
 struct PairOutputs {
   Tensor g, h;
   PairOutputs(PairArguments& pair, const Tensor& x)
@@ -150,11 +155,13 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> dense_block_pair_backward
   const DenseBlockOnCuda device(op, x, compute);
   PairArguments pair(op, x, weights_g, biases_g, weights_h, biases_h, negative_slope, compute);
   PairGradients gradients(pair, x, weights_g, biases_g, weights_h, biases_h);
-  const PairOutputs outputs(pair, x);
+  const DenseBlockShape& s = pair.call.shape;
   const auto checked = [&](const char* name, const Tensor& grad) {
     check_alike(op, "x", x, name, grad);
-    check(same_shape(grad, outputs.g), op, ": ", name, " has shape ", shape_of(grad), ", expected ",
-          shape_of(outputs.g));
+    const bool right = grad.dim() == 4 && grad.size(0) == s.batch && grad.size(1) == s.out_channels &&
+                       grad.size(2) == s.height && grad.size(3) == s.width;
+    check(right, op, ": ", name, " has shape ", shape_of(grad), ", expected [", s.batch, ", ", s.out_channels, ", ",
+          s.height, ", ", s.width, "]");
     return with_contiguous_samples(grad);
   };
   const Tensor kept_g = checked("grad_g", grad_g), kept_h = checked("grad_h", grad_h);

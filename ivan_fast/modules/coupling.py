@@ -100,6 +100,7 @@ class AffineCoupling(BackendModule):
             h = self._subnet("H", y1, like, recorder, steps)
             return self._subnet("G", y1, like, recorder, steps), h
         G = pair[0]
+        G.check_input(y1)
         arguments = pair_arguments(pair, as_parameters(G, y1, steps))  # under autocast, if it is on
         with full_precision(y1):
             g, h = G.functions.dense_block_pair(*arguments)

@@ -29,7 +29,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 def is_plain(subnet: nn.Module) -> TypeGuard[DenseBlock]:
     """Whether it computes what the dense block ops compute, of parameters that are there as they are."""
-    if type(subnet) is not DenseBlock or has_hooks(subnet):
+    if type(subnet) is not DenseBlock or has_hooks(subnet) or "forward" in vars(subnet):
         return False
     # A parametrization replaces the class of the list that holds the parameter.
     return type(subnet.weights) is nn.ParameterList and type(subnet.biases) is nn.ParameterList
@@ -110,16 +110,20 @@ class DenseBlock(BackendModule):
         kind = (self.in_channels, self.out_channels, self.growth, self.depth, self.negative_slope)
         return (*kind, self.compute, self.backend, self.weights[0].dtype, self.weights[0].device)
 
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError: another number of channels or dimensions."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"DenseBlock: input has shape {tuple(x.shape)}, expected [N, {self.in_channels}, H, W]"
+            )
+
     def forward(self, x: Tensor) -> Tensor:
         """``[N, in_channels, H, W]`` to ``[N, out_channels, H, W]``, in the dtype of the weights.
 
         Raises:
             ValueError: another number of channels or dimensions.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"DenseBlock: input has shape {tuple(x.shape)}, expected [N, {self.in_channels}, H, W]"
-            )
+        self.check_input(x)
         compute = self.compute_for(x)
         with full_precision(x):
             x = x.to(self.weights[0].dtype)

@@ -37,6 +37,7 @@ class Fingerprints:
     def __init__(self, blocks: int) -> None:
         self._sampler = Sampler(blocks)
         self._count = 0
+        self._sizes: list[float] = []  # square roots of the numbers of values in a sample, of each state
 
     def add(self, state: Tensor) -> None:
         block = self._count
@@ -44,15 +45,21 @@ class Fingerprints:
             samples, blocks = _samples(state), self._sampler.blocks
             self._values = state.new_zeros((blocks, samples, self._sampler.count))
             self._norms = state.new_zeros((blocks + 1, samples))
-            self._elements = state.numel() // max(samples, 1)
         if block < self._sampler.blocks:
             self._sampler.sample(block, state, self._values[block])
-        _norm(state, self._norms[block])
+        norm = self._norms[block]
+        if state.dtype == norm.dtype:
+            torch.linalg.vector_norm(_per_sample(state), dim=1, out=norm)
+        else:
+            norm.copy_(torch.linalg.vector_norm(_per_sample(state), dim=1))
+        self._sizes.append(math.sqrt(max(_per_sample(state).shape[1], 1)))
         self._count += 1
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """``(values [blocks, N, K], norms [blocks + 1, N])``, the norms as root mean squares."""
-        return self._values, self._norms.div_(math.sqrt(max(self._elements, 1)))
+        if len(set(self._sizes)) == 1:
+            return self._values, self._norms / self._sizes[0]
+        return self._values, torch.stack([n / size for n, size in zip(self._norms, self._sizes, strict=True)])
 
 
 class Sampler:
@@ -75,7 +82,11 @@ class Sampler:
             fractions = torch.remainder(steps * ((math.sqrt(5) - 1) / 2), 1.0)
             places = (fractions * flat.shape[1]).long().clamp_(max=flat.shape[1] - 1)
             self._places[key] = places.reshape(self.blocks, self.count)
-        torch.index_select(flat, 1, self._places[key][block], out=out)
+        places = self._places[key][block]
+        if flat.dtype == out.dtype:
+            torch.index_select(flat, 1, places, out=out)
+        else:
+            out.copy_(flat[:, places])
 
 
 class Guard:
@@ -167,10 +178,6 @@ def _per_sample(state: Tensor) -> Tensor:
 
 def _samples(state: Tensor) -> int:
     return state.shape[0] if state.dim() > 1 else 1
-
-
-def _norm(state: Tensor, out: Tensor) -> None:
-    torch.linalg.vector_norm(_per_sample(state), dim=1, out=out)
 
 
 def _rms(state: Tensor) -> Tensor:

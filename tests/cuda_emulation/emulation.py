@@ -153,9 +153,15 @@ class Emulator:
         """The order of threads and blocks: 0 ascending, 1 descending, else a shuffle of this seed."""
         self.library.emulation_set_schedule(ctypes.c_uint64(seed))
 
-    def device(self, multiprocessors: int = 4, capability: int = 90, shared_bytes: int = 232448) -> None:
-        """What the launchers learn of the device."""
-        self.library.emulation_set_device(multiprocessors, capability, shared_bytes)
+    def device(
+        self,
+        multiprocessors: int = 4,
+        capability: int = 90,
+        shared_bytes: int = 232448,
+        compiled: int = 120,
+    ) -> None:
+        """What the launchers learn of the device, and of the architecture they were compiled for."""
+        self.library.emulation_set_device(multiprocessors, capability, shared_bytes, compiled)
 
 
 def as_c(argument: object) -> object:

@@ -348,6 +348,10 @@ cudaError_t cudaGetDevice(int* number) {
   *number = 0;
   return cudaSuccess;
 }
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  attributes->ptxVersion = device.compiled;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
@@ -383,6 +387,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 
 extern "C" std::int64_t emulation_launches() { return cuda_emulation::launches; }
 extern "C" void emulation_set_schedule(std::uint64_t seed) { cuda_emulation::schedule = seed; }
-extern "C" void emulation_set_device(int multiprocessors, int capability, int shared_optin) {
-  device = {multiprocessors, capability, shared_optin};
+extern "C" void emulation_set_device(int multiprocessors, int capability, int shared_optin, int compiled) {
+  device = {multiprocessors, capability, shared_optin, compiled};
 }

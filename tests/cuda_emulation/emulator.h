@@ -52,6 +52,7 @@ extern Block block;
 extern std::uint64_t schedule;  // 0: threads and blocks in order, 1: backwards, other: the seed of a shuffle
 struct Device {
   int multiprocessors = 4, capability = 90, shared_optin = 232448;
+  int compiled = 120;  // the architecture that kernels were compiled for
 };
 extern Device device;
 

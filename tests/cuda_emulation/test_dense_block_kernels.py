@@ -33,12 +33,14 @@ def test_float64(emulator, compute):
     assert worst(results, truth(case, compute)) < (1e-13 if compute == "strict" else 2e-4)
 
 
-@pytest.mark.parametrize(("capability", "compute"), [(75, "bf16"), (75, "tf32"), (75, "fp16")])
-def test_devices_without_such_tensor_cores(emulator, capability, compute):
-    """sm_75 multiplies fp16 on tensor cores; what it lacks is computed in float32, TF32 exactly."""
-    emulator.device(capability=capability, shared_bytes=65536)
+@pytest.mark.parametrize("compiled", [75, 120])
+@pytest.mark.parametrize("compute", ["bf16", "tf32", "fp16"])
+def test_devices_without_such_tensor_cores(emulator, compiled, compute):
+    """sm_75, or a later one for which nothing was compiled: fp16 on tensor cores, the rest in float32, TF32
+    exactly."""
+    emulator.device(capability=75 if compiled == 120 else 90, shared_bytes=65536, compiled=compiled)
     case = make(*SMALL)
-    results, _ = run(emulator, case, compute)
+    results, _ = run(emulator, case, compute, fused=True)
     assert worst(results, truth(case, "strict" if compute == "tf32" else compute)) < TOLERANCE[compute]
 
 
@@ -84,21 +86,32 @@ def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
     assert worst(fused, truth(case, compute)) < TOLERANCE[compute]
 
 
-@pytest.mark.parametrize("compute", ["bf16", "tf32"])
-def test_fused_tiles(emulator, compute):
-    """The smallest workspace: the fused kernel over tiles and what lies around them, walks included."""
-    pair = make_pair(1, 2, 1, 8, 3, 18, 20)
+# Of workspace: the smallest, tiles of 16 x 16 of one image; and two of three images in a tile.
+@pytest.mark.parametrize("limit", [1, 5 * MIB // 8])
+@pytest.mark.parametrize(("compute", "fused"), [("strict", False), ("bf16", False), ("bf16", True)])
+def test_tiles_of_several_images(emulator, compute, fused, limit):
+    """Both nets, both walks, over tiles and what lies around them: as over one tile."""
+    shape = (3, 2, 2, 8, 3, 18, 20)
+    pair = make_pair(*shape)
     whole = run_nets(emulator, pair, compute)
-    tiled = run_nets(emulator, pair, compute, limit=1, fused=True)
+    tiled = run_nets(emulator, pair, compute, limit=limit, fused=fused)
     assert all(torch.equal(a, b) for a, b in zip(whole[0], tiled[0], strict=True))
     assert torch.equal(whole[1][0], tiled[1][0]), "grad_x"
     assert worst(tiled[1], whole[1]) < 1e-5
-    state = torch.randn(1, 1, 18, 20, generator=torch.Generator().manual_seed(2))
-    for walk in ("forward", "inverse"):
-        expected = run_walk(emulator, pair, walk, state, None, compute)
-        found = run_walk(emulator, pair, walk, state, None, compute, limit=1, fused=True)
+    state, g = torch.randn(2, 3, 2, 18, 20, generator=torch.Generator().manual_seed(2))
+    for nets, walk in ((1, "forward"), (2, "forward"), (2, "inverse")):
+        arguments = (emulator, pair[2 - nets :], walk, state, g if nets == 1 else None, compute)
+        expected, found = run_walk(*arguments), run_walk(*arguments, limit=limit, fused=fused)
         assert all(torch.equal(a, b) for a, b in zip(found[:3], expected[:3], strict=True))
         assert worst(found, expected) < 1e-5
+
+
+def test_images_of_the_tiles_tested_above():
+    plans = [
+        _C.dense_block_cuda_plan((3, 2, 2, 8, 3, 18, 20), nets, size, 4, 2, 5 * MIB // 8)
+        for nets, size in ((1, 2), (2, 2), (1, 4), (2, 4))
+    ]
+    assert {plan["images"] for plan in plans} >= {2}, plans
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -76,17 +77,32 @@ def test_autograd_formula() -> None:
     assert torch.autograd.gradcheck(run, leaves)
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+@pytest.mark.parametrize("fake", [False, True])
+def test_what_does_not_fit_together_is_refused(fake: bool) -> None:
     x, lists, grad_g, grad_h = parameters((1, 1, 1, 4, 3, 5, 6))
     _, *other, _ = make(1, 1, 1, 8, 3, 5, 6)
-    fake = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
-    with (
-        fake,
-        pytest.raises(RuntimeError, match="G has depth 3, growth 4 and 1 outputs, H has depth 3, growth 8"),
-    ):
+    mode = torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
+    different = "G has depth 3, growth 4 and 1 outputs, H has depth 3, growth 8"
+    with mode, pytest.raises(RuntimeError, match=different):
         ops.dense_block_pair(x, *lists[:2], *other)
-    with fake, pytest.raises(RuntimeError, match="grad_h has shape"):
+    with mode, pytest.raises(RuntimeError, match=different):
+        ops.dense_block_pair_coupling_backward(grad_g, grad_h, x, *lists[:2], *other, 0.8)
+    with mode, pytest.raises(RuntimeError, match="grad_[gy]. has shape|grad_h has shape|grad_y has shape"):
         ops.dense_block_pair_backward(grad_g, grad_h[..., 1:], x, *lists)
+
+
+def test_tangents_of_any_parameter_are_refused() -> None:
+    x, lists, grad_g, grad_h = parameters((1, 1, 1, 4, 2, 5, 6))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(lists[1][0], torch.ones_like(lists[1][0]))
+        lists[1] = [dual, *lists[1][1:]]
+        for name, arguments in {
+            "dense_block_pair": (x, *lists),
+            "dense_block_pair_backward": (grad_g, grad_h, x, *lists),
+            **dict.fromkeys(WALKS, (grad_g, grad_h, x, *lists, 0.8)),
+        }.items():
+            with pytest.raises(RuntimeError, match=f"{name} has no forward-mode derivative"):
+                getattr(ops, name)(*arguments)
 
 
 @pytest.fixture
@@ -164,7 +180,18 @@ def test_only_alike_and_plain_blocks_are_paired(pairs: Callable[[bool], None]) -
     hooked = DenseBlock(1, 1)
     hooked.register_forward_hook(lambda *_: None)
     assert not paired(hooked, DenseBlock(1, 1))
+    patched = DenseBlock(1, 1)
+    patched.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    assert not paired(DenseBlock(1, 1), patched)
     shared = DenseBlock(1, 1)
     assert not paired(shared, shared)
     pairs(False)
     assert not paired(DenseBlock(1, 1), DenseBlock(1, 1))
+
+
+def test_wrong_channels_are_told_alike(pairs: Callable[[bool], None]) -> None:
+    coupling = AffineCoupling(DenseBlock(1, 1), DenseBlock(2, 1), DenseBlock(2, 1))
+    for on in (False, True):
+        pairs(on)
+        with pytest.raises(ValueError, match=r"input has shape \(1, 1, 5, 6\), expected \[N, 2, H, W\]"):
+            coupling(torch.randn(1, 2, 5, 6))

@@ -26,6 +26,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from ivan_fast import AffineCoupling, ReversibleSequential
+from ivan_fast.reversible.guard import Fingerprints
 
 BOTH = ["invert", "boundary"]
 
@@ -274,3 +275,53 @@ def test_a_foreign_block_keeps_its_tensors() -> None:
     x = torch.rand(1, 2, 6, 6, dtype=torch.float64)
     chain(x).square().mean().backward()
     assert torch.equal(chain[1].kept, chain[1].copy)
+
+
+class Mixing(nn.Module):
+    """Somebody else's 1x1 convolution, which autocast computes in lower precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, 0.5], [0.0, 1.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("ij,njhw->nihw", self.weight, x)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return torch.einsum("ij,njhw->nihw", torch.linalg.inv(self.weight), y)
+
+
+@pytest.mark.filterwarnings("ignore::ivan_fast.InversionDriftWarning")
+def test_a_foreign_block_may_change_the_dtype_of_the_state() -> None:
+    """The guard's record has the first state's dtype. bf16 cannot be inverted well; the guard says so."""
+    chain = ReversibleSequential(Mixing(), Mixing())
+    x = torch.rand(2, 2, 5, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        inverted, kept = (gradients(chain, x, memory) for memory in ("invert", "boundary"))
+    assert chain(x).dtype == torch.float32
+    assert distance(inverted, kept) < 2e-2
+
+
+class Padding(nn.Module):
+    """Somebody else's block that changes the size of the state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.pad(x, (3, 3, 3, 3))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y[..., 3:-3, 3:-3]
+
+
+def test_fingerprints_of_states_of_different_sizes() -> None:
+    """Each norm is that of its own state."""
+    marks = Fingerprints(1)
+    x = torch.full((2, 2, 4, 4), 3.0)
+    marks.add(x)
+    marks.add(Padding()(x))
+    _, norms = marks.stacked()
+    assert norms[0].tolist() == pytest.approx([3.0, 3.0])
+    assert norms[1].tolist() == pytest.approx([3 * 0.4, 3 * 0.4])
+    assert torch.equal(norms, marks.stacked()[1])
+    chain = ReversibleSequential(Padding(), Scaling())
+    x = torch.rand(1, 2, 5, 6, requires_grad=True)
+    assert distance(gradients(chain, x, "invert"), gradients(chain, x, "store")) < 1e-6
