@@ -24,6 +24,8 @@ from ivan_fast._dense_block_pair import (
     dense_block_pair_coupling_backward,
     dense_block_pair_coupling_inverse_backward,
 )
+from ivan_fast._plu import plu_weight, plu_weight_backward
+from ivan_fast._round_state import round_state
 
 __all__ = [
     "affine_coupling_backward",
@@ -43,6 +45,9 @@ __all__ = [
     "dense_block_pair_coupling_backward",
     "dense_block_pair_coupling_inverse_backward",
     "dense_block_workspace",
+    "plu_weight",
+    "plu_weight_backward",
+    "round_state",
     "set_dense_block_cuda_kernel",
     "set_dense_block_workspace",
 ]

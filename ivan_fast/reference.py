@@ -83,6 +83,67 @@ def channel_mix_backward(grad_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Ten
     return grad_x, grad_weight
 
 
+def plu_weight(
+    p: Tensor, lower: Tensor, log_s: Tensor, sign_s: Tensor, upper: Tensor, wide: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``W = P (L + I) (U + diag(sign_s * exp(log_s)))`` and the inverse of that very W in float64.
+
+    p, lower and upper are ``[C, C]``, log_s and sign_s ``[C]``; `wide` gives W as float64 too.
+    """
+    left, right = _plu_factors(lower, log_s, sign_s, upper)
+    weight = p @ (left @ right)
+    inverse, _ = torch.linalg.inv_ex(weight.double())
+    return weight.double() if wide else weight, inverse
+
+
+def plu_weight_backward(
+    grad_weight: Tensor | None,
+    grad_inverse: Tensor | None,
+    inverse: Tensor | None,
+    p: Tensor,
+    lower: Tensor,
+    log_s: Tensor,
+    sign_s: Tensor,
+    upper: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients ``(grad_lower, grad_log_s, grad_upper)`` of :func:`plu_weight`; a gradient that is None is 0.
+
+    `inverse`, its result, comes with grad_inverse.
+    """
+    grad = grad_weight
+    if grad_inverse is not None and inverse is not None:
+        through_inverse = -(inverse.t() @ grad_inverse @ inverse.t())  # dW^-1 = -W^-1 dW W^-1
+        grad = through_inverse if grad is None else grad + through_inverse
+    if grad is None:
+        raise ValueError("plu_weight_backward: expected grad_weight, or grad_inverse and inverse, or all")
+    left, right = _plu_factors(lower, log_s, sign_s, upper)
+    grad_product = p.t() @ grad.to(p.dtype)  # of left @ right
+    grad_right = left.t() @ grad_product
+    grad_log_s = grad_right.diagonal() * right.diagonal()
+    return torch.tril(grad_product @ right.t(), -1), grad_log_s, torch.triu(grad_right, 1)
+
+
+def _plu_factors(lower: Tensor, log_s: Tensor, sign_s: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    identity = torch.eye(lower.shape[0], dtype=lower.dtype, device=lower.device)
+    return torch.tril(lower, -1) + identity, torch.triu(upper, 1) + torch.diag(sign_s * torch.exp(log_s))
+
+
+_TO_INTEGERS = 1.5 * 2.0**52
+"""Added to a float64 value and taken away again, rounds to integers; the gradient passes straight through."""
+
+
+def round_to_steps(x: Tensor, steps: Tensor) -> Tensor:
+    """A float64 state ``[N, ...]`` rounded to whole multiples of its sample's step, ``[N]``."""
+    step = steps.reshape(-1, *[1] * (x.dim() - 1))
+    whole = x / step + _TO_INTEGERS
+    return (whole - _TO_INTEGERS) * step if whole.requires_grad else whole.sub_(_TO_INTEGERS).mul_(step)
+
+
+def round_state(x: Tensor, steps: Tensor) -> Tensor:
+    """The same as float32, ``[N, ...]``."""
+    return round_to_steps(x, steps).to(torch.float32)
+
+
 def dense_block(
     x: Tensor,
     weights: Sequence[Tensor],

@@ -102,6 +102,13 @@ inline bool aligned_alike(std::initializer_list<Operand> operands, std::int64_t 
   return true;
 }
 
+// The same of a float64 input and a float32 output, for packs of four elements that begin where the output's 16 bytes
+// do.
+inline bool boundaries_meet(const Operand& input, const Operand& output, std::int64_t batch) {
+  if ((input.address / 8 - output.address / 4) % 2 != 0) return false;
+  return batch <= 1 || (input.stride - output.stride) % 2 == 0;
+}
+
 // Partial sums of grad_weight that channel_mix_backward may leave, whatever the alignment: never more than
 // kMixBackwardBlocks, and few where there is little to do.
 inline std::int64_t mix_backward_partials(std::int64_t batch, std::int64_t pixels) {

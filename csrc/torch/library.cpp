@@ -13,6 +13,13 @@ STABLE_TORCH_LIBRARY(ivan_fast, m) {
       " -> (Tensor x, Tensor grad_x, Tensor grad_h)");
   m.def("channel_mix(Tensor x, Tensor weight) -> Tensor");
   m.def("channel_mix_backward(Tensor grad_y, Tensor x, Tensor weight) -> (Tensor grad_x, Tensor grad_weight)");
+  m.def(
+      "plu_weight(Tensor p, Tensor lower, Tensor log_s, Tensor sign_s, Tensor upper, bool wide=False)"
+      " -> (Tensor weight, Tensor inverse)");
+  m.def(
+      "plu_weight_backward(Tensor? grad_weight, Tensor? grad_inverse, Tensor? inverse, Tensor p, Tensor lower, "
+      "Tensor log_s, Tensor sign_s, Tensor upper) -> (Tensor grad_lower, Tensor grad_log_s, Tensor grad_upper)");
+  m.def("round_state(Tensor x, Tensor steps) -> Tensor");
   m.def("dense_block(Tensor x, Tensor[] weights, Tensor[] biases, float negative_slope, str compute) -> Tensor");
   m.def(
       "dense_block_backward(Tensor grad_y, Tensor x, Tensor[] weights, Tensor[] biases, float negative_slope, str "

@@ -7,6 +7,8 @@
 
 #include "ivan_fast/channel_mix.h"
 #include "ivan_fast/coupling.h"
+#include "ivan_fast/plu.h"
+#include "ivan_fast/round_state.h"
 
 using namespace ivan_fast;
 
@@ -115,8 +117,73 @@ void test_mix(DType dtype, std::int64_t batch, std::int64_t channels, std::int64
   }
 }
 
+void test_round_state(std::int64_t batch, std::int64_t inner, std::int64_t stride, std::int64_t step) {
+  const std::int64_t size = batch * inner;
+  const Buffer<double> x((batch - 1) * stride + inner, 1), steps(batch, 2);
+  const Buffer<float> out(size);
+  const RoundStateParams p{batch, inner, {x.data.get(), stride}, steps.data.get(), out.data.get()};
+  for (std::int64_t i = 0; i < size; i += step) cpu::round_state(p, i, i + step < size ? i + step : size);
+  for (std::int64_t i = 0; i < size; ++i) {
+    const double unit = steps.data[i / inner], value = x.data[i / inner * stride + i % inner];
+    expect(out.data[i] == static_cast<float>(std::nearbyint(value / unit) * unit), "round_state");
+  }
+}
+
+// W times its inverse is the identity; the gradients of sum(W) are those of finite differences.
+template <typename T>
+void test_plu(DType dtype, int channels) {
+  const int size = channels * channels;
+  const Buffer<T> lower(size, 1), log_s(channels, 2), upper(size, 3), grad(size, 4);
+  Buffer<T> p(size), sign_s(channels), weight(size), grad_lower(size), grad_log_s(channels), grad_upper(size);
+  for (int i = 0; i < size; ++i) p.data[i] = i % channels == channels - 1 - i / channels ? T(1) : T(0);
+  for (int i = 0; i < channels; ++i) sign_s.data[i] = i % 2 == 0 ? T(1) : T(-1);
+  for (int i = 0; i < size; ++i) lower.data[i] *= T(0.1), upper.data[i] *= T(0.1);
+  const Buffer<double> inverse(size), grad_inverse(size, 5);
+  const PluFactors factors{
+      dtype, channels, p.data.get(), lower.data.get(), log_s.data.get(), sign_s.data.get(), upper.data.get()};
+  const auto loss = [&] {
+    cpu::plu_weight({factors, false, weight.data.get(), inverse.data.get()});
+    double sum = 0;
+    for (int i = 0; i < size; ++i) {
+      sum += static_cast<double>(grad.data[i]) * static_cast<double>(weight.data[i]);
+      sum += grad_inverse.data[i] * inverse.data[i];
+    }
+    return sum;
+  };
+  loss();
+  for (int i = 0; i < size; ++i) {
+    double sum = i % channels == i / channels ? -1 : 0;
+    for (int k = 0; k < channels; ++k) {
+      sum += static_cast<double>(weight.data[i / channels * channels + k]) * inverse.data[k * channels + i % channels];
+    }
+    expect(std::abs(sum) < 1e-9, "plu_weight: inverse");
+  }
+  const Buffer<double> at(size);
+  for (int i = 0; i < size; ++i) at.data[i] = inverse.data[i];
+  cpu::plu_weight_backward({factors, dtype, grad.data.get(), grad_inverse.data.get(), at.data.get(),
+                            grad_lower.data.get(), grad_log_s.data.get(), grad_upper.data.get()});
+  if (sizeof(T) == 4) return;  // too coarse for differences
+  const auto differentiated = [&](T& parameter, T found, const char* what) {
+    const T before = parameter, step = T(1e-6);
+    parameter = before + step;
+    const double above = loss();
+    parameter = before - step;
+    const double slope = (above - loss()) / (2 * static_cast<double>(step));
+    parameter = before;
+    expect(std::abs(slope - static_cast<double>(found)) < 1e-4 * (1 + std::abs(slope)), what);
+  };
+  for (int i = 0; i < size; ++i) {
+    differentiated(lower.data[i], grad_lower.data[i], "plu_weight_backward: grad_lower");
+    differentiated(upper.data[i], grad_upper.data[i], "plu_weight_backward: grad_upper");
+  }
+  for (int i = 0; i < channels; ++i) {
+    differentiated(log_s.data[i], grad_log_s.data[i], "plu_weight_backward: grad_log_s");
+  }
+}
+
 template <typename T>
 void test_all(DType dtype) {
+  for (const int channels : {1, 2, 3, 5}) test_plu<T>(dtype, channels);
   for (const std::int64_t inner : {1, 7, 64, 101}) {
     test_coupling<T>(dtype, 1, inner, inner, 1000);
     test_coupling<T>(dtype, 3, inner, 2 * inner + 1, 17);
@@ -131,6 +198,10 @@ void test_all(DType dtype) {
 int main() {
   test_all<float>(DType::kFloat32);
   test_all<double>(DType::kFloat64);
+  for (const std::int64_t inner : {1, 7, 64, 101}) {
+    test_round_state(1, inner, inner, 1000);
+    test_round_state(3, inner, 2 * inner + 1, 17);
+  }
   std::printf(failures == 0 ? "all right\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -29,9 +29,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C++ compiler")
     folder = tmp_path_factory.mktemp("sanitizers")
     isas = {"portable": [], **(X86_ISAS if platform.machine() in ("x86_64", "AMD64") else {})}
-    kernels = ["coupling", "channel_mix"]
+    kernels = ["coupling", "channel_mix", "round_state"]
     jobs = [("kernels_main", REPO / "tests/csrc/kernels_main.cpp", [])]
-    jobs += [(name, REPO / f"csrc/cpu/{name}.cpp", []) for name in ["isa", *kernels]]
+    jobs += [(name, REPO / f"csrc/cpu/{name}.cpp", []) for name in ["isa", "plu", *kernels]]
     for isa, flags in isas.items():
         jobs += [
             (f"{name}_{isa}", REPO / f"csrc/cpu/{name}_kernel.cpp", [f"-DIVAN_ISA={isa}", *flags])

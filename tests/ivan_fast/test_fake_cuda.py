@@ -14,7 +14,10 @@ OPS = sorted(
     for name in torch._C._dispatch_get_all_op_names()
     if name.startswith("ivan_fast::")
 )
-SHAPES = {"weight": (2, 2)}
+SHAPES = {"weight": (2, 2), "steps": (2,), "p": (2, 2), "lower": (2, 2), "upper": (2, 2), "log_s": (2,)}
+SHAPES |= {"sign_s": (2,), "grad_weight": (2, 2), "grad_inverse": (2, 2), "inverse": (2, 2)}
+DOUBLE = {("round_state", "x"), ("round_state", "steps")}
+DOUBLE |= {("plu_weight_backward", "grad_inverse"), ("plu_weight_backward", "inverse")}
 GROWTH, DEPTH = 4, 3
 
 
@@ -23,8 +26,9 @@ def arguments(name: str, device: str) -> list[object]:
     found: list[object] = []
     for argument in getattr(torch.ops.ivan_fast, name).default._schema.arguments:
         kind = str(argument.type)
-        if kind == "Tensor":
-            found.append(torch.empty(SHAPES.get(argument.name, (2, 2, 5, 6)), device=device))
+        if kind in ("Tensor", "Optional[Tensor]"):
+            dtype = torch.float64 if (name, argument.name) in DOUBLE else torch.float32
+            found.append(torch.empty(SHAPES.get(argument.name, (2, 2, 5, 6)), dtype=dtype, device=device))
         elif kind == "List[Tensor]":
             outputs = [GROWTH] * (DEPTH - 1) + [2]
             weights = [(o, 2 + GROWTH * i, 3, 3) for i, o in enumerate(outputs)]
@@ -32,6 +36,8 @@ def arguments(name: str, device: str) -> list[object]:
             found.append([torch.empty(s, device=device) for s in sizes])
         elif kind == "str":
             found.append("strict")
+        elif kind == "bool":
+            found.append(True)
         else:
             found.append(0.5)
     return found
