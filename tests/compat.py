@@ -22,7 +22,13 @@ from typing import Any
 REPO = Path(__file__).resolve().parent.parent
 WORK = REPO / "build" / "compat"
 OLDEST = (2, 10)
-TESTS = ("test_ops_values.py", "test_ops_layout.py", "test_ops_autograd.py", "test_plu.py", "test_dense_block.py")
+TESTS = (
+    "test_ops_values.py",
+    "test_ops_layout.py",
+    "test_ops_autograd.py",
+    "test_plu.py",
+    "test_dense_block.py",
+)
 PROBE = """
 import sys, torch, ivan_fast
 info = ivan_fast.build_info()

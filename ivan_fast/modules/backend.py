@@ -48,8 +48,6 @@ def checked_backend(name: str) -> str:
 GRID_BITS = 22
 """A subnet's input is rounded to 3e-7 to 6e-7 of its sample's root mean square, as fine as float32."""
 _GOLDEN = (5**0.5 - 1) / 2
-_TO_INTEGERS = 1.5 * 2.0**52
-"""Added to a float64 value and taken away again, rounds to integers; the gradient passes straight through."""
 
 
 def rounding_steps(x: Tensor) -> Tensor:
@@ -76,9 +74,9 @@ def as_parameters(module: nn.Module, x: Tensor, steps: Tensor | None = None) -> 
         return x
     own = next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype)
     if steps is not None and own != x.dtype:
-        step = steps.reshape(-1, *[1] * (x.dim() - 1))
-        whole = x / step + _TO_INTEGERS
-        x = (whole - _TO_INTEGERS) * step if whole.requires_grad else whole.sub_(_TO_INTEGERS).mul_(step)
+        if own == torch.float32 and x.dim() > 1 and isinstance(module, BackendModule):
+            return module.functions.round_state(x, steps)
+        x = reference.round_to_steps(x, steps)
     return x.to(own)
 
 

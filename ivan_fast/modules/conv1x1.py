@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor, nn
 
+from ivan_fast import reference
 from ivan_fast.modules.backend import BackendModule, full_precision
 
 
@@ -52,22 +55,31 @@ class InvertibleConv1x1(BackendModule):
 
     def weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """W ``[C, C]``, differentiable, assembled in the dtype of the parameters and given in `dtype`."""
-        left, right = self._factors()
-        return (self.p @ (left @ right)).to(dtype or self.lower.dtype)
+        return self._assembled(dtype)[0].to(dtype or self.lower.dtype)
 
     def inverse_weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """The inverse ``[C, C]`` of the very W that `weight` gives: computed in float64, given in `dtype`."""
-        inverse, _ = torch.linalg.inv_ex(self.weight().double())
-        return inverse.to(dtype or self.lower.dtype)
+        return self._assembled(dtype)[1].to(dtype or self.lower.dtype)
 
-    def parameter_gradients(self, grad_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients ``(grad_lower, grad_log_s, grad_upper)`` from that of W, ``[C, C]``."""
-        left, right = self._factors()
-        grad_product = self.p.t() @ grad_weight.to(self.p.dtype)  # of left @ right
-        grad_left = grad_product @ right.t()
-        grad_right = left.t() @ grad_product
-        grad_log_s = grad_right.diagonal() * right.diagonal()
-        return torch.tril(grad_left, -1), grad_log_s, torch.triu(grad_right, 1)
+    def weights(self, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """``(weight(dtype), inverse_weight(dtype))``, computed together."""
+        weight, inverse = self._assembled(dtype)
+        dtype = dtype or self.lower.dtype
+        return weight.to(dtype), inverse.to(dtype)
+
+    def parameter_gradients(
+        self, grad_weight: Tensor | None, grad_inverse: Tensor | None = None, inverse: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients ``(grad_lower, grad_log_s, grad_upper)`` from that of W, of its inverse, or of both.
+
+        Args:
+            grad_weight, grad_inverse: ``[C, C]``; None stands for zero.
+            inverse: that of `inverse_weight`, needed with grad_inverse.
+        """
+        if grad_inverse is not None and inverse is not None:
+            grad_inverse, inverse = grad_inverse.double(), inverse.double()
+        with full_precision(self.lower):
+            return self._plu_functions.plu_weight_backward(grad_weight, grad_inverse, inverse, *self._factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H, W]``."""
@@ -79,11 +91,19 @@ class InvertibleConv1x1(BackendModule):
         with full_precision(y):
             return self.functions.channel_mix(y, self.inverse_weight(y.dtype))
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        identity = torch.eye(self.channels, dtype=self.lower.dtype, device=self.lower.device)
-        left = torch.tril(self.lower, -1) + identity
-        right = torch.triu(self.upper, 1) + torch.diag(self.sign_s * torch.exp(self.log_s))
-        return left, right
+    def _assembled(self, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+        """``(W, W^-1)``: W in float64 if that is `dtype`, else in that of the parameters; W^-1 in float64."""
+        with full_precision(self.lower):
+            return self._plu_functions.plu_weight(*self._factors, dtype == torch.float64)
+
+    @property
+    def _factors(self) -> tuple[Tensor, ...]:
+        return self.p, self.lower, self.log_s, self.sign_s, self.upper
+
+    @property
+    def _plu_functions(self) -> ModuleType:
+        """Those of the backend; of parameters that are narrower than the compiled ops take, plain PyTorch."""
+        return self.functions if self.lower.dtype in (torch.float32, torch.float64) else reference
 
     def extra_repr(self) -> str:
         return f"{self.channels}, backend={self.backend!r}"

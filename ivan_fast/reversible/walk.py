@@ -92,8 +92,9 @@ def mix_forward(
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(x, grad_x, parameter gradients)`` of ``y = mix(x)``."""
     with full_precision(y):
-        x = without_noise(mix.functions.channel_mix(y, mix.inverse_weight(y.dtype)), tiny)
-        grad_x, grad_weight = mix.functions.channel_mix_backward(grad_y, x, mix.weight(y.dtype))
+        weight, inverse = mix.weights(y.dtype)
+        x = without_noise(mix.functions.channel_mix(y, inverse), tiny)
+        grad_x, grad_weight = mix.functions.channel_mix_backward(grad_y, x, weight)
         return x, grad_x, _mix_gradients(mix, grad_weight)
 
 
@@ -102,19 +103,23 @@ def mix_inverse(
 ) -> tuple[Tensor, Tensor, ParameterGradients]:
     """``(y, grad_y, parameter gradients)`` of ``x = mix.inverse(y)``."""
     with full_precision(x):
-        inverse = mix.inverse_weight(x.dtype)
-        y = without_noise(mix.functions.channel_mix(x, mix.weight(x.dtype)), tiny)
+        weight, inverse = mix.weights(x.dtype)
+        y = without_noise(mix.functions.channel_mix(x, weight), tiny)
         grad_y, grad_inverse = mix.functions.channel_mix_backward(grad_x, y, inverse)
-        # d(W^-1) = -W^-1 dW W^-1
-        grad_weight = -(inverse.t() @ grad_inverse @ inverse.t())
-        return y, grad_y, _mix_gradients(mix, grad_weight)
+        return y, grad_y, _mix_gradients(mix, None, grad_inverse, inverse)
 
 
-def _mix_gradients(mix: InvertibleConv1x1, grad_weight: Tensor) -> ParameterGradients:
+def _mix_gradients(
+    mix: InvertibleConv1x1,
+    grad_weight: Tensor | None,
+    grad_inverse: Tensor | None = None,
+    inverse: Tensor | None = None,
+) -> ParameterGradients:
+    """From the gradient of W, or from that of its inverse, which then comes along."""
     parameters = (mix.lower, mix.log_s, mix.upper)
     if not any(p.requires_grad for p in parameters):
         return []
-    pairs = zip(parameters, mix.parameter_gradients(grad_weight), strict=True)
+    pairs = zip(parameters, mix.parameter_gradients(grad_weight, grad_inverse, inverse), strict=True)
     return [(p, g) for p, g in pairs if p.requires_grad]
 
 
