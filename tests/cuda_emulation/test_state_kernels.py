@@ -90,7 +90,9 @@ def run_rounding(emulator, batch, inner, offset=0, gap=0, out_offset=0):
     steps = torch.rand(batch, dtype=torch.float64) * 1e-6 + 1e-8
     view, stride = placed(x, offset, gap)
     out = nans(out_offset + batch * inner, dtype=torch.float32)
+    before = emulator.launches()
     emulator.call("round_state", batch, inner, view, stride, steps, out[out_offset:])
+    assert emulator.launches() == before + (batch * inner > 0)
     assert torch.equal(out[out_offset:].reshape(x.shape), reference.round_state(x, steps))
     assert out[:out_offset].isnan().all()
 
