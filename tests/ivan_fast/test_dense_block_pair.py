@@ -87,7 +87,7 @@ def test_what_does_not_fit_together_is_refused(fake: bool) -> None:
         ops.dense_block_pair(x, *lists[:2], *other)
     with mode, pytest.raises(RuntimeError, match=different):
         ops.dense_block_pair_coupling_backward(grad_g, grad_h, x, *lists[:2], *other, 0.8)
-    with mode, pytest.raises(RuntimeError, match="grad_[gy]. has shape|grad_h has shape|grad_y has shape"):
+    with mode, pytest.raises(RuntimeError, match=r"grad_[hy] has shape"):
         ops.dense_block_pair_backward(grad_g, grad_h[..., 1:], x, *lists)
 
 

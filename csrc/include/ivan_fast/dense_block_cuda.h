@@ -33,7 +33,8 @@ constexpr int kMaxNets = 2;
 struct DenseBlockNet {
   const void* const* weights;  // as in DenseBlockParams
   const void* const* biases;
-  void* y;                    // [N, out_channels, H, W], contiguous; not used with a coupling; in a backward null for all nets: not wanted
+  void*
+      y;  // [N, out_channels, H, W], contiguous; not used with a coupling; in a backward null for all nets: not wanted
   Input grad_y;               // [N, out_channels, H, W]; with a coupling, made by it
   void* const* grad_weights;  // shapes of weights, contiguous, overwritten
   void* const* grad_biases;   // shapes of biases, overwritten
