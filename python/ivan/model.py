@@ -41,6 +41,9 @@ class IVAN(nn.Module):
             None: 1 for up to 8 blocks, ``8 / blocks`` above (with plain Xavier weights 40 blocks reconstruct
             badly and 80 not at all). About 0.1 starts near the identity and bears a ten times higher
             learning rate.
+        mix_start: the 1x1 convolutions start as random rotations (``rotation``, the published network) or as
+            the ``identity``: with a small `last_scale` every target then starts as the source in its
+            channel.
 
     Raises:
         InputError: an argument outside the ranges above.
@@ -58,6 +61,7 @@ class IVAN(nn.Module):
         compute: str | None = None,
         tol: float | None = None,
         last_scale: float | None = None,
+        mix_start: str = "rotation",
     ) -> None:
         super().__init__()
         if last_scale is None:
@@ -86,7 +90,7 @@ class IVAN(nn.Module):
         try:
             chain = [
                 InvertibleBlock(
-                    InvertibleConv1x1(channels, backend=backend),
+                    InvertibleConv1x1(channels, backend=backend, start=mix_start),
                     AffineCoupling(
                         dense(second, first),
                         dense(first, second),

@@ -123,8 +123,9 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
     run = Path(asked.out)
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file, expected a folder for the run; choose another --out")
+    asked = asked.completed()
     if not resume:
-        asked = asked.completed().check()
+        asked.check()
         if not _is_child() and run.exists() and any(not _leftover(path) for path in run.iterdir()):
             raise InputError(
                 f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume"
