@@ -109,7 +109,7 @@ def run_all(args: argparse.Namespace) -> None:
     from quality_lib.measure import measure, predictors, tables
     from quality_lib.methods import TRAINED, UNTRAINED, Size, build
     from quality_lib.plans import describe
-    from quality_lib.train import AUGMENTATION, Budget, train
+    from quality_lib.train import Budget, train
 
     from ivan.benchmark.machine import commit
     from ivan.environment import collect
@@ -136,7 +136,7 @@ def run_all(args: argparse.Namespace) -> None:
     )
     facts = collect()
     machine = {**facts["Devices"], "torch": facts["Versions"]["torch"]}
-    settings = {"augmentation": AUGMENTATION, "size": vars(size), "budget": vars(budget)}
+    settings = {"augmentation": plan.augmentation, "size": vars(size), "budget": vars(budget)}
     results = args.results or args.out / "results"
     for seed in seeds:
         for name in methods:

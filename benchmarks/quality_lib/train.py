@@ -16,10 +16,6 @@ from quality_lib.methods import Method
 from quality_lib.plans import Plan, describe
 
 SAVE_SECONDS = 60.0
-# Of the real run (docs/results.md): found within one training patient.
-AUGMENTATION = {"rotate": 9.0, "scale": 0.06, "contrast": 0.15, "brightness": 0.05, "intensity_on": "inputs"}
-
-
 # What a second of the budget is. "cpu": of this process on all its threads, the same whatever else runs on
 # the machine, and fair between methods on one thread only.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -120,7 +116,7 @@ def _batches(plan: Plan, budget: Budget, seed: int, step: int) -> Iterator[dict[
         plan.targets,
         training=True,
         normalise=plan.normalise,
-        augmentation=Augmentation(**AUGMENTATION),  # type: ignore[arg-type]
+        augmentation=Augmentation(**plan.augmentation),
         patch_size=budget.patch or None,
         seed=seed,
     )
