@@ -134,7 +134,7 @@ def run_all(args: argparse.Namespace) -> None:
         Size(args.blocks, args.growth),
         Budget(60 * args.minutes, args.batch, args.patch, clock=args.clock),
     )
-    facts = collect()
+    facts, code = collect(), commit()  # as they are now: the sources may change while it runs
     machine = {**facts["Devices"], "torch": facts["Versions"]["torch"]}
     settings = {"augmentation": plan.augmentation, "size": vars(size), "budget": vars(budget)}
     results = args.results or args.out / "results"
@@ -167,7 +167,7 @@ def run_all(args: argparse.Namespace) -> None:
                 "training": training,
                 "settings": settings,
                 "machine": machine,
-                "commit": commit(),
+                "commit": code,
                 "rows": measure(plan, forward, reverse),
             }
             replace_json(path, result)

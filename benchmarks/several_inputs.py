@@ -152,6 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ivan.benchmark.machine import commit
     from ivan.environment import collect
 
+    code = commit()  # now: the sources may change while it runs
     rows = []
     for sources in task.inputs:
         found = [run_once(task, sources, seed, args.steps, out) for seed in range(args.seeds)]
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{name:16} {statistics.mean(psnr):6.2f}{spread} dB, pixelwise table {table:.2f} dB", flush=True
         )
-    protocol = {"steps": args.steps, "settings": SHORT, "measured slices": task.measured, "commit": commit()}
+    protocol = {"steps": args.steps, "settings": SHORT, "measured slices": task.measured, "commit": code}
     protocol |= {"processor": collect()["Devices"]["processor"]}
     (out / "results.json").write_text(json.dumps({"protocol": protocol, "rows": rows}, indent=1) + "\n")
 
