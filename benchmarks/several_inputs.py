@@ -106,10 +106,11 @@ def table_psnr(task: Task, sources: tuple[str, ...], out: Path) -> float:
 
     names = [*sources, task.target]
     heads = [load_case(case, names).slices for case in find_cases(out / "train", names)]
-    seen = np.concatenate([head[a:b] for head in heads for a, b in task.training]).transpose(1, 0, 2, 3)
+    slabs = [head[a:b].swapaxes(0, 1) for head in heads for a, b in task.training]  # of sizes one apart
+    seen = np.concatenate([slab.reshape(len(names), -1) for slab in slabs], axis=1)
     (case,) = find_cases(out / "test", names)
     test = load_case(case, names).slices[slice(*task.measured)].transpose(1, 0, 2, 3)
-    table = PixelTable.fit(seen[:-1].reshape(len(sources), -1), seen[-1].ravel())
+    table = PixelTable.fit(seen[:-1], seen[-1])
     return float(psnr(test[-1], table.predict(test[:-1]), data_range=1.0))
 
 
