@@ -220,6 +220,24 @@ def test_total_variation_smooths_the_table(quality: Any, ixi: Path) -> None:
     assert np.abs(np.diff(smooth, axis=3)).sum() < np.abs(np.diff(plain, axis=3)).sum()
 
 
+def test_cases_of_unequal_sizes(quality: Any, ixi: Path) -> None:
+    """As the eight reductions of one head are."""
+    from quality_lib.measure import tables
+    from quality_lib.plans import ixi_plan
+
+    for name in ("T1", "T2"):
+        path = ixi / f"IXI012-Guys-0812-{name}.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:, :-1], image.affine), path)
+    plan = ixi_plan(ixi, ("T1",), ("T2",))
+    slices = plan.load(plan.measured[0])[1]
+    for smooth in (False, True):
+        made = tables(plan, smooth=smooth)[0](slices[:, :1])
+        assert made is not None
+        assert made.shape == (3, 1, 14, 13)
+        assert np.abs(made - slices[:, 1:]).mean() < 0.2
+
+
 def test_score_model_trains_and_samples(quality: Any, ixi: Path, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from quality_lib import score
