@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ivan.errors import InputError
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1
+from ivan_fast.modules.conv1x1 import STARTS
 from ivan_fast.reversible import ReversibleSequential
 
 # Plain Xavier weights keep the inverse accurate up to here; deeper networks start closer to the identity.
@@ -68,6 +69,8 @@ class IVAN(nn.Module):
             last_scale = default_last_scale(blocks) if isinstance(blocks, int) and blocks > 0 else 1.0
         if not 0 < last_scale < float("inf"):
             raise InputError(f"IVAN: last_scale is {last_scale!r}, expected a positive number")
+        if mix_start not in STARTS:
+            raise InputError(f"IVAN: mix_start is {mix_start!r}, expected {' or '.join(STARTS)}")
         for name, value, low, high in (
             ("channels", channels, 2, 16),
             ("blocks", blocks, 1, None),

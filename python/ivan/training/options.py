@@ -11,7 +11,13 @@ PRECISIONS = ("32", "bf16-mixed", "fp16-mixed")
 # What a recipe means beside the loss (`ivan.losses.LOSS_RECIPES`), where an option is not given: `notes` as
 # docs/results.md measured it, `public` as the published code. A last_scale of 0 is that of `ivan.IVAN`.
 RECIPES: dict[str, dict[str, Any]] = {
-    "notes": {"lr": 2e-3, "schedule": "cosine", "last_scale": 0.1, "mix_start": "identity"},
+    "notes": {
+        "lr": 2e-3,
+        "schedule": "cosine",
+        "warmup_steps": -1,
+        "last_scale": 0.1,
+        "mix_start": "identity",
+    },
     "public": {"lr": 1e-4, "schedule": "step", "warmup_steps": 0, "last_scale": 0.0, "mix_start": "rotation"},
 }
 TUNING_RATE = 1e-4  # for weights that were trained already (--init): they do not start near the identity
@@ -96,13 +102,13 @@ class NetworkOptions:
     last_scale: float = setting(
         0.0,
         "Network",
-        "First weights of each dense block's last convolution, times Xavier; 0: by --recipe.",
+        "First weights of each dense block's last convolution, times Xavier; public: 1, or 8/blocks above 8.",
         at_least=0,
     )
     mix_start: str = setting(
         "",
         "Network",
-        "How the 1x1 convolutions start (default: by --recipe).",
+        "How the 1x1 convolutions start.",
         choices=("", "identity", "rotation"),
     )
     fill: str = setting(
@@ -168,13 +174,11 @@ class OptimisationOptions:
         0, "Optimisation", "Stop after this many steps, if sooner; 0: no limit.", at_least=0, on_resume=True
     )
     batch_size: int = setting(1, "Optimisation", "Slices a step and process.", at_least=1)
-    lr: float = setting(
-        0.0, "Optimisation", "Learning rate of Adam; 0: by --recipe.", at_least=0, on_resume=True
-    )
+    lr: float = setting(0.0, "Optimisation", "Learning rate of Adam.", at_least=0, on_resume=True)
     schedule: str = setting(
         "",
         "Optimisation",
-        "cosine: to zero; step: times --lr-factor every --lr-every epochs (default: by --recipe).",
+        "cosine: to zero; step: times --lr-factor every --lr-every epochs.",
         choices=("", "step", "cosine"),
         on_resume=True,
     )
@@ -187,7 +191,7 @@ class OptimisationOptions:
     warmup_steps: int = setting(
         -1,
         "Optimisation",
-        "Steps over which the learning rate rises linearly; -1: by --recipe.",
+        "Steps over which the learning rate rises linearly; -1: 3 % of all.",
         at_least=-1,
     )
     clip: float = setting(

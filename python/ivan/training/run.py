@@ -117,6 +117,8 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
         if isinstance(settings.get(name), str):  # one modality
             settings[name] = (settings[name],)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    if settings.get("lr") == 0:  # as a default it means "by recipe"
+        raise InputError("--lr: 0 given, must be above 0; leave it out for the rate of --recipe")
     asked = replace(config or TrainConfig(), **settings)
     if not asked.out:
         raise InputError("--out: no run folder given; name a new folder for the run")
