@@ -1,5 +1,4 @@
-"""Quality at equal data and equal wall-clock: ours, the public network and loss, U-Nets, tables, and two
-known rivals.
+"""Quality at equal data and time: ours, the public network and loss, U-Nets, tables, and two known rivals.
 
     python benchmarks/quality.py run ms        --out runs/q-ms          T1 -> T2, one patient to another
     python benchmarks/quality.py run ms-flair  --out runs/q-ms-flair    T1 + FLAIR -> T2
@@ -11,7 +10,8 @@ known rivals.
 
 Every method sees the same slices in the same order with the same augmentation and trains for --minutes of its
 own time; the last weights count. A run that is stopped goes on where it was when the same command is given
-again; finished ones are not repeated. `docs/quality.md` says what the methods are.
+again; finished ones are not repeated, so another day can add methods and seeds. `docs/quality.md` says what
+the methods are.
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--methods", default=METHODS, help=f"of {METHODS},hi-net,score")
     run.add_argument("--seeds", default="0,1,2", help="one run each")
     run.add_argument("--minutes", type=float, default=30.0, help="training time of each run")
+    run.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="of the minutes; cpu: processor time of the training process on one thread, fair on a shared "
+        "machine",
+    )
     run.add_argument("--blocks", type=int, default=8, help="of the invertible networks")
     run.add_argument("--growth", type=int, default=32, help="of the invertible networks")
     run.add_argument("--batch", type=int, default=1, help="slices a step")
@@ -46,8 +53,12 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="sources", action="append", default=[], help="ixi, folder: source modality"
     )
     run.add_argument("--to", dest="targets", action="append", default=[], help="ixi, folder: target modality")
+    run.add_argument(
+        "--results", type=Path, help="folder of one small file a finished run (default: OUT/results)"
+    )
     report = commands.add_parser("report", help="table and figure of what was run")
-    report.add_argument("--out", type=Path, required=True)
+    report.add_argument("--out", type=Path, required=True, help="folder for table.md and figure.png")
+    report.add_argument("--results", type=Path, help="folder of the finished runs (default: OUT/results)")
     return main
 
 
@@ -73,18 +84,44 @@ def plan_of(args: argparse.Namespace) -> Any:
     return plans.folder_plan(args.data, args.split, tuple(args.sources), tuple(args.targets))
 
 
+def finished(path: Path, plan: str, settings: dict[str, Any]) -> bool:
+    """Whether this run has a result. Raises InputError where it is one of another experiment or budget."""
+    from ivan.errors import InputError
+
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["plan"] != plan:
+        raise InputError(f"{path}: is of another experiment; choose a new --out or --results")
+    asked = json.loads(json.dumps(settings))
+    for part in asked:
+        if found["settings"][part] != asked[part]:
+            raise InputError(
+                f"{path}: was made with {part} {found['settings'][part]}, asked is {asked[part]}; give the "
+                "same options, or choose a new --out or --results"
+            )
+    return True
+
+
 def run_all(args: argparse.Namespace) -> None:
     """Every method with every seed that has no result yet."""
     import torch
     from quality_lib.measure import measure, predictors, tables
     from quality_lib.methods import TRAINED, UNTRAINED, Size, build
     from quality_lib.plans import describe
-    from quality_lib.train import AUGMENTATION, Budget, train
+    from quality_lib.train import Budget, train
 
+    from ivan.benchmark.machine import commit
     from ivan.environment import collect
     from ivan.errors import InputError
     from ivan.training.files import replace_json
 
+    if args.clock == "cpu":
+        if args.threads > 1:
+            raise InputError(
+                f"--threads: {args.threads} given; --clock cpu measures one thread, give --threads 1"
+            )
+        args.threads = 1
     if args.threads:
         torch.set_num_threads(args.threads)
     methods, seeds = args.methods.split(","), [int(seed) for seed in args.seeds.split(",")]
@@ -93,21 +130,23 @@ def run_all(args: argparse.Namespace) -> None:
             f"--methods: '{strange[0]}' given, expected some of {', '.join((*TRAINED, *UNTRAINED))}"
         )
     plan = plan_of(args)
-    size, budget = Size(args.blocks, args.growth), Budget(60 * args.minutes, args.batch, args.patch)
-    facts = collect()
+    size, budget = (
+        Size(args.blocks, args.growth),
+        Budget(60 * args.minutes, args.batch, args.patch, clock=args.clock),
+    )
+    facts, code = collect(), commit()  # as they are now: the sources may change while it runs
     machine = {**facts["Devices"], "torch": facts["Versions"]["torch"]}
-    settings = {"augmentation": AUGMENTATION, "size": vars(size), "budget": vars(budget)}
+    settings = {"augmentation": plan.augmentation, "size": vars(size), "budget": vars(budget)}
+    results = args.results or args.out / "results"
     for seed in seeds:
         for name in methods:
             if name in UNTRAINED and seed != seeds[0]:
                 continue  # nothing random in them
-            path = args.out / "results" / f"{name}-seed{seed}.json"
-            if path.exists():
-                if json.loads(path.read_text())["plan"] != describe(plan):
-                    raise InputError(f"{path}: is of another experiment; choose a new --out")
+            path = results / f"{name}-seed{seed}.json"
+            if finished(path, describe(plan), settings):
                 continue
             print(f"{plan.name}: {name}, seed {seed}", flush=True)
-            training, parameters = {"steps": 0, "seconds": 0.0}, 0
+            training, parameters = {"steps": 0, "seconds": 0.0, "wall_seconds": 0.0}, 0
             if name in UNTRAINED:
                 forward, reverse = tables(plan, smooth=name == "table+tv")
             else:
@@ -128,6 +167,7 @@ def run_all(args: argparse.Namespace) -> None:
                 "training": training,
                 "settings": settings,
                 "machine": machine,
+                "commit": code,
                 "rows": measure(plan, forward, reverse),
             }
             replace_json(path, result)
@@ -135,16 +175,17 @@ def run_all(args: argparse.Namespace) -> None:
                 print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
 
 
-def write_report(out: Path) -> None:
-    """table.md and figure.png of the finished runs."""
+def write_report(results: Path, out: Path) -> None:
+    """OUT/table.md and OUT/figure.png of the finished runs."""
     from quality_lib.present import collect, figure, markdown
 
     from ivan.errors import InputError
     from ivan.training.files import replace_file
 
-    runs = collect(out)
+    runs = collect(results)
     if not runs:
-        raise InputError(f"{out}: no finished run in results/; run an experiment first")
+        raise InputError(f"{results}: no finished run; run an experiment first")
+    out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "table.md", markdown(runs).encode())
     figure(runs, out / "figure.png")
     print(markdown(runs))
@@ -158,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.command == "run":
             run_all(args)
-        write_report(args.out)
+        write_report(args.results or args.out / "results", args.out)
     except IvanError as error:
         print(f"quality: {error}", file=sys.stderr)
         return error.exit_code

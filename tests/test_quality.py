@@ -82,6 +82,7 @@ def test_all_quick_methods_are_run_and_shown(
         assert len(result["rows"]) == 2 * len(directions)  # two cases
         assert all(np.isfinite(row["values"]["psnr"]) for row in result["rows"])
         assert ("table" in name) == (result["training"]["steps"] == 0)
+    assert results["ivan-seed0"]["settings"]["budget"]["clock"] == "wall"
     assert results["ivan-seed0"]["parameters"] == results["public-loss-seed0"]["parameters"] > 1000
     table = (out / "table.md").read_text()
     assert table.count("±") >= 3
@@ -95,6 +96,53 @@ def test_all_quick_methods_are_run_and_shown(
     line[line.index("--to") + 1] = "PD"
     assert quality.main(line) == 2
     assert "another experiment" in capsys.readouterr().err
+
+
+def test_results_are_kept_apart_and_added_to(
+    quality: Any, ixi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Small files that name clock, code and settings; a later call adds a seed; others are refused."""
+    kept = tmp_path / "kept"
+    line = ["run", "ixi", "--data", str(ixi), "--from", "T1", "--to", "T2", "--results", str(kept)]
+    line += ["--methods", "ivan,table", "--clock", "cpu", *TINY]
+    assert quality.main([*line, "--out", str(tmp_path / "day1"), "--seeds", "0"]) == 0
+    before = (kept / "ivan-seed0.json").read_bytes()
+    assert quality.main([*line, "--out", str(tmp_path / "day2"), "--seeds", "0,1"]) == 0
+    assert {path.name for path in kept.iterdir()} == {
+        "ivan-seed0.json",
+        "ivan-seed1.json",
+        "table-seed0.json",
+    }
+    assert (kept / "ivan-seed0.json").read_bytes() == before
+    assert len(before) < 20_000
+    found = json.loads(before)
+    assert found["settings"]["budget"]["clock"] == "cpu"
+    assert found["training"]["seconds"] >= 0.03
+    assert found["training"]["wall_seconds"] > 0
+    assert found["commit"]
+    assert quality.main(["report", "--out", str(tmp_path / "day3"), "--results", str(kept)]) == 0
+    table = (tmp_path / "day3" / "table.md").read_text()
+    assert "| forward | T2 | ivan | 2 |" in table
+    assert "processor time" in table
+    assert "one thread" in table
+    capsys.readouterr()
+    assert quality.main([*line, "--out", str(tmp_path / "day4"), "--minutes", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "ivan-seed0.json: was made with budget" in error
+    assert quality.main([*line, "--out", str(tmp_path / "day4"), "--threads", "2"]) == 2
+    assert "--clock cpu measures one thread" in capsys.readouterr().err
+
+
+def test_the_cpu_clock_counts_work_and_not_waiting(quality: Any) -> None:
+    import time
+
+    from quality_lib.train import CLOCKS
+
+    begin = {name: clock() for name, clock in CLOCKS.items()}
+    time.sleep(0.3)
+    spent = {name: clock() - begin[name] for name, clock in CLOCKS.items()}
+    assert spent["wall"] >= 0.3
+    assert spent["cpu"] < 0.2
 
 
 def test_a_stopped_run_goes_on_where_it_was(quality: Any, ixi: Path, tmp_path: Path) -> None:
@@ -170,6 +218,24 @@ def test_total_variation_smooths_the_table(quality: Any, ixi: Path) -> None:
     assert smooth is not None
     assert plain.shape == smooth.shape == (3, 1, 14, 13)
     assert np.abs(np.diff(smooth, axis=3)).sum() < np.abs(np.diff(plain, axis=3)).sum()
+
+
+def test_cases_of_unequal_sizes(quality: Any, ixi: Path) -> None:
+    """As the eight reductions of one head are."""
+    from quality_lib.measure import tables
+    from quality_lib.plans import ixi_plan
+
+    for name in ("T1", "T2"):
+        path = ixi / f"IXI012-Guys-0812-{name}.nii.gz"
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:, :-1], image.affine), path)
+    plan = ixi_plan(ixi, ("T1",), ("T2",))
+    slices = plan.load(plan.measured[0])[1]
+    for smooth in (False, True):
+        made = tables(plan, smooth=smooth)[0](slices[:, :1])
+        assert made is not None
+        assert made.shape == (3, 1, 14, 13)
+        assert np.abs(made - slices[:, 1:]).mean() < 0.2
 
 
 def test_score_model_trains_and_samples(quality: Any, ixi: Path, tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_several_inputs(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     results = json.loads((out / "results.json").read_text())
     assert len(results["rows"]) == 3
     assert all(np.isfinite(row["psnr"][0]) and np.isfinite(row["pixelwise_table"]) for row in results["rows"])
-    written = nib.load(out / "data" / task.target / "head.nii.gz")
+    assert all(row["processor_seconds"][0] >= 0 for row in results["rows"])
+    assert len(list((out / "train" / task.target).iterdir())) == (8 if task.reduce else 1)
+    written = nib.load(out / "test" / task.target / "head.nii.gz")
     assert written.shape == (14, 14, 78)
     # The first voxel's centre: that of the first block of 2x2x2, x counted from the left.
     corner = affine @ [13 if size == 1 else 26.5, 0 if size == 1 else 0.5, 0 if size == 1 else 0.5, 1]

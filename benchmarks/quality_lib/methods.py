@@ -139,7 +139,7 @@ def build(name: str, sources: int, targets: int, size: Size, seed: int) -> Metho
     torch.manual_seed(seed)
 
     def package(**shape: Any) -> nn.Module:
-        return ivan.IVAN(**shape, compute="fast", last_scale=0.1)
+        return ivan.IVAN(**shape, compute="fast", last_scale=0.1, mix_start="identity")
 
     if name == "ivan":
         return Invertible(sources, targets, size, package)

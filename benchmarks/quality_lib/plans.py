@@ -6,9 +6,9 @@ import dataclasses
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from real_run import EXPERIMENTS, Experiment, prepare
 
@@ -24,6 +24,18 @@ IXI_SUBJECTS = (25, 5, 10)  # training, validation (kept aside), test: the proto
 IXI_SLICES = 100
 
 
+# Of the real run (docs/results.md): found within one training patient.
+AUGMENTATION: dict[str, Any] = {
+    "rotate": 9.0,
+    "scale": 0.06,
+    "contrast": 0.15,
+    "brightness": 0.05,
+    "intensity_on": "inputs",
+}
+# Within one head the intensities are what tells a tissue, and changing them costs half a decibel.
+WITHIN_ONE_HEAD = {**AUGMENTATION, "contrast": 0.0, "brightness": 0.0}
+
+
 @dataclass(frozen=True)
 class Plan:
     """An experiment.
@@ -34,6 +46,7 @@ class Plan:
         training, measured: cases and slices; no patient, or no neighbouring slices of one, in both.
         normalise: as in `ivan.data.load_case`.
         protocol: in words, for the results.
+        augmentation: fields of `ivan.data.Augmentation`, the same for every method.
     """
 
     name: str
@@ -43,6 +56,7 @@ class Plan:
     measured: list[CaseRange]
     normalise: str
     protocol: str
+    augmentation: dict[str, Any] = field(default_factory=lambda: dict(AUGMENTATION))
 
     def load(self, item: CaseRange) -> tuple[LoadedCase, np.ndarray]:
         """A case and its slices of the range, [S, N + M, H, W] normalised."""
@@ -88,7 +102,9 @@ def shared_plan(name: str, out: Path) -> Plan:
         f"volumes divided by their 99.5th percentile inside the brain, 2x2x2 block means; slices {first} to "
         f"{end - 1} of {', '.join(experiment.measured)}"
     )
-    return Plan(name, experiment.sources, experiment.targets, training, measured, "none", words)
+    one_head = experiment.training.keys() == experiment.measured.keys()
+    changes = WITHIN_ONE_HEAD if one_head else AUGMENTATION
+    return Plan(name, experiment.sources, experiment.targets, training, measured, "none", words, changes)
 
 
 def folder_plan(data: Path, split: Path, sources: tuple[str, ...], targets: tuple[str, ...]) -> Plan:

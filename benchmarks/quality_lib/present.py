@@ -15,11 +15,12 @@ COLUMNS = (
     ("sharpness_ag", "AG ratio", 3),
     ("through_plane_error", "through-plane", 4),
 )
+WORDS = {"wall": "wall-clock", "cpu": "processor time"}
 
 
-def collect(out: Path) -> list[dict[str, Any]]:
+def collect(results: Path) -> list[dict[str, Any]]:
     """All finished runs of a folder, by method and seed."""
-    found = [json.loads(path.read_text()) for path in sorted((out / "results").glob("*.json"))]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*-seed*.json"))]
     return sorted(found, key=lambda run: (run["method"], run["seed"]))
 
 
@@ -66,22 +67,25 @@ def markdown(runs: list[dict[str, Any]]) -> str:
             f"{' | '.join(cells)} |"
         )
     first = runs[0]
+    clock = WORDS[first["settings"]["budget"]["clock"]]
     lines += [
         "",
         f"{first['protocol']}. Volume level, data range 1, background included, mean over cases; mean and "
         "standard "
         "deviation over seeds. Predictions below 0 are set to 0; the last weights count.",
         "",
-        "| method | parameters | steps (mean) | seconds of training |",
-        "|---|---|---|---|",
+        f"| method | parameters | steps (mean) | seconds of training ({clock}) | code |",
+        "|---|---|---|---|---|",
     ]
     for method in dict.fromkeys(run["method"] for run in runs):
         own = [run for run in runs if run["method"] == method]
         steps = statistics.fmean(run["training"]["steps"] for run in own)
         seconds = statistics.fmean(run["training"]["seconds"] for run in own)
-        lines.append(f"| {method} | {own[0]['parameters']:,} | {steps:.0f} | {seconds:.0f} |")
+        commits = ", ".join(sorted({run["commit"] or "installed package" for run in own}))
+        lines.append(f"| {method} | {own[0]['parameters']:,} | {steps:.0f} | {seconds:.0f} | {commits} |")
     machine = first["machine"]
-    lines += ["", f"{machine['processor']}, {machine['threads']} threads, torch {machine['torch']}."]
+    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    lines += ["", f"{machine['processor']}, {threads}, torch {machine['torch']}."]
     return "\n".join(lines) + "\n"
 
 

@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from ivan_fast import reference
 from ivan_fast.modules.backend import BackendModule, full_precision
 
+STARTS = ("rotation", "identity")
+
 
 class InvertibleConv1x1(BackendModule):
-    """``y = W x`` per pixel, ``W = P (L + I) (U + diag(sign * exp(log_s)))``; starts as a random rotation.
+    """``y = W x`` per pixel, ``W = P (L + I) (U + diag(sign * exp(log_s)))``.
 
     Never singular, whatever the parameters (Kingma and Dhariwal, Glow, 2018, section 3.2).
 
     Args:
         channels: C, from 1 to 16.
         backend: ``"fast"`` (compiled ops) or ``"reference"`` (plain PyTorch).
+        start: ``"rotation"``, a random orthogonal matrix, or ``"identity"``.
 
     Attributes:
         p: permutation P ``[C, C]``, a buffer. sign_s: ``[C]`` of -1 and 1, a buffer.
@@ -29,11 +32,13 @@ class InvertibleConv1x1(BackendModule):
     p: Tensor
     sign_s: Tensor
 
-    def __init__(self, channels: int, backend: str = "fast") -> None:
+    def __init__(self, channels: int, backend: str = "fast", start: str = "rotation") -> None:
         super().__init__(backend)
+        if start not in STARTS:
+            raise ValueError(f"InvertibleConv1x1: start is {start!r}, expected one of {', '.join(STARTS)}")
         if not 1 <= channels <= 16:
             raise ValueError(f"InvertibleConv1x1: channels is {channels}, expected 1 to 16")
-        self.channels = channels
+        self.channels, self.start = channels, start
         self.register_buffer("p", torch.empty(channels, channels))
         self.register_buffer("sign_s", torch.empty(channels))
         self.lower = nn.Parameter(torch.empty(channels, channels))
@@ -43,9 +48,12 @@ class InvertibleConv1x1(BackendModule):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start as a random orthogonal matrix: Q of the QR decomposition of a Gaussian matrix."""
-        gaussian = torch.randn(self.channels, self.channels, dtype=torch.float64)
-        p, lower, upper = torch.linalg.lu(torch.linalg.qr(gaussian)[0])
+        """Start as the identity, or as Q of the QR decomposition of a Gaussian matrix."""
+        if self.start == "identity":
+            wanted = torch.eye(self.channels, dtype=torch.float64)
+        else:
+            wanted = torch.linalg.qr(torch.randn(self.channels, self.channels, dtype=torch.float64))[0]
+        p, lower, upper = torch.linalg.lu(wanted)
         pivots = upper.diagonal()
         self.p.copy_(p)
         self.sign_s.copy_(torch.sign(pivots))

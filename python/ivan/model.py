@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ivan.errors import InputError
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1
+from ivan_fast.modules.conv1x1 import STARTS
 from ivan_fast.reversible import ReversibleSequential
 
 # Plain Xavier weights keep the inverse accurate up to here; deeper networks start closer to the identity.
@@ -41,6 +42,9 @@ class IVAN(nn.Module):
             None: 1 for up to 8 blocks, ``8 / blocks`` above (with plain Xavier weights 40 blocks reconstruct
             badly and 80 not at all). About 0.1 starts near the identity and bears a ten times higher
             learning rate.
+        mix_start: the 1x1 convolutions start as random rotations (``rotation``, the published network) or as
+            the ``identity``: with a small `last_scale` every target then starts as the source in its
+            channel.
 
     Raises:
         InputError: an argument outside the ranges above.
@@ -58,12 +62,15 @@ class IVAN(nn.Module):
         compute: str | None = None,
         tol: float | None = None,
         last_scale: float | None = None,
+        mix_start: str = "rotation",
     ) -> None:
         super().__init__()
         if last_scale is None:
             last_scale = default_last_scale(blocks) if isinstance(blocks, int) and blocks > 0 else 1.0
         if not 0 < last_scale < float("inf"):
             raise InputError(f"IVAN: last_scale is {last_scale!r}, expected a positive number")
+        if mix_start not in STARTS:
+            raise InputError(f"IVAN: mix_start is {mix_start!r}, expected {' or '.join(STARTS)}")
         for name, value, low, high in (
             ("channels", channels, 2, 16),
             ("blocks", blocks, 1, None),
@@ -86,7 +93,7 @@ class IVAN(nn.Module):
         try:
             chain = [
                 InvertibleBlock(
-                    InvertibleConv1x1(channels, backend=backend),
+                    InvertibleConv1x1(channels, backend=backend, start=mix_start),
                     AffineCoupling(
                         dense(second, first),
                         dense(first, second),

@@ -37,6 +37,8 @@ def test_train_help_shows_every_setting(
     for item in fields(TrainConfig):
         if item.name != "roots":
             assert flag(item) in shown, item.name
+    for word in ("0.002 (notes), 0.0001 (public)", "identity (notes), rotation (public)"):
+        assert word in " ".join(shown.replace("│", " ").split())
 
 
 def test_help_imports_nothing_heavy() -> None:

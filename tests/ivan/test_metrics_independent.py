@@ -79,3 +79,31 @@ def test_fusion_metrics(seed):
     assert found["average_gradient"] == pytest.approx(np.sqrt((gx**2 + gy**2) / 2).sum() / (23 * 26))
     rows, columns = (np.diff(f, axis=1) ** 2).mean(), (np.diff(f, axis=0) ** 2).mean()
     assert found["spatial_frequency"] == pytest.approx(math.sqrt(rows + columns))
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "uint8", "uint16", "int16"])
+def test_synthesis_metrics(kind):
+    """Of unequal, odd sizes and of every stored type, against the formulas written out."""
+    rng = np.random.default_rng(len(kind))
+    reference = (rng.random((19, 24, 5)) * 200).astype(kind)
+    reference[..., 0] = 0  # an empty slice
+    prediction = np.clip(reference + rng.normal(0, 9, reference.shape), 0, 250).astype(kind)
+    r, p = reference.astype(float), prediction.astype(float)
+    error = (r - p) ** 2
+    found = metrics.synthesis_metrics(reference, prediction, 255.0)
+    slices = [10 * math.log10(255**2 / error[..., k].mean()) for k in range(1, 5)]
+    ag = [sum(np.hypot(*np.gradient(x[..., k])).sum() for k in range(1, 5)) for x in (p, r)]
+    sf = [
+        sum(math.sqrt(sum((np.diff(x[..., k], axis=i) ** 2).mean() for i in (0, 1))) for k in range(1, 5))
+        for x in (p, r)
+    ]
+    expected = {
+        "psnr": 10 * math.log10(255**2 / error.mean()),
+        "nmse": error.sum() / (r**2).sum(),
+        "psnr_slices_mean": np.mean(slices),
+        "psnr_slices_std": np.std(slices),
+        "sharpness_ag": ag[0] / ag[1],
+        "sharpness_sf": sf[0] / sf[1],
+    }
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(value, rel=1e-12), name

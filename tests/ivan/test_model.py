@@ -172,6 +172,7 @@ BAD = {
     "backend": (lambda: ivan.IVAN(blocks=1, backend="gpu"), "backend"),
     "compute": (lambda: ivan.IVAN(blocks=1, compute="int8"), "compute"),
     "last scale": (lambda: ivan.IVAN(blocks=1, last_scale=0.0), "last_scale is 0.0, expected a positive"),
+    "mix start": (lambda: ivan.IVAN(mix_start="zero"), "mix_start is 'zero', expected rotation or identity"),
     "tol": (lambda: ivan.IVAN(blocks=1, tol=-1.0), "tol"),
     "memory later": (lambda: setattr(small(), "memory", "disk"), "memory"),
     "state channels": (lambda: small()(torch.rand(1, 3, 4, 4)), r"\(1, 3, 4, 4\), expected \[N, 2, H, W\]"),

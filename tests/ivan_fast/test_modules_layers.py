@@ -59,17 +59,25 @@ def test_autocast_selects_the_compute_of_a_dense_block() -> None:
     assert not torch.equal(y, block.float()(x))
 
 
+@pytest.mark.parametrize("start", ["rotation", "identity"])
 @pytest.mark.parametrize("channels", [1, 2, 3, 7, 16])
-def test_conv1x1_starts_as_a_rotation_and_inverts(channels: int) -> None:
-    mix = InvertibleConv1x1(channels)
+def test_conv1x1_starts_as_asked_and_inverts(channels: int, start: str) -> None:
+    mix = InvertibleConv1x1(channels, start=start)
     weight = mix.weight()
     torch.testing.assert_close(weight @ weight.t(), torch.eye(channels), atol=1e-5, rtol=0)
+    if channels > 1:
+        assert torch.equal(weight, torch.eye(channels)) == (start == "identity")
     with torch.no_grad():
         for parameter in mix.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     x = torch.randn(3, channels, 4, 5)
     torch.testing.assert_close(mix.inverse(mix(x)), x, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(mix(x), torch.einsum("ij,njhw->nihw", mix.weight(), x), atol=1e-5, rtol=1e-5)
+
+
+def test_conv1x1_refuses_an_unknown_start() -> None:
+    with pytest.raises(ValueError, match="start is 'zero', expected one of rotation, identity"):
+        InvertibleConv1x1(2, start="zero")
 
 
 def test_conv1x1_gradients_of_its_factors() -> None:

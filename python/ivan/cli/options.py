@@ -10,6 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from ivan.training.config import TrainConfig
+from ivan.training.options import RECIPES
 from ivan.training.settings import flag
 
 _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": list[str]}
@@ -17,6 +18,9 @@ _TYPES: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": bool, 
 
 def _help(item: Field[Any]) -> str:
     """The field's help and its default, which Typer does not know: see `_option`."""
+    by_recipe = [f"{values[item.name]} ({name})" for name, values in RECIPES.items() if item.name in values]
+    if by_recipe:
+        return rf"{item.metadata['help']} [dim]\[default: by --recipe, {', '.join(by_recipe)}][/dim]"
     if item.default in ("", (), MISSING):
         return str(item.metadata["help"])
     default = {True: "on", False: "off"}[item.default] if item.type == "bool" else item.default

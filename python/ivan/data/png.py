@@ -86,7 +86,8 @@ def _gray(path: Path, image: Any, luma: bool) -> np.ndarray:
     colours, alpha = (array[..., :-1], array[..., -1]) if image.mode in ("LA", "RGBA") else (array, None)
     if alpha is not None and (alpha != 255).any():
         raise InputError(
-            f"{path}: has transparent pixels, expected an opaque gray image; remove its alpha channel"
+            f"{path}: has transparent pixels, expected an opaque {'' if luma else 'gray '}image; "
+            "remove its alpha channel"
         )
     if (colours != colours[..., :1]).any():
         if luma:

@@ -78,6 +78,7 @@ def fuse(
     fuser = _fuser(run, sources, method, plane, normalise, percentile, checkpoint, device, pixels)
     predictor = fuser.predictor
     result = FusionResult(protocol=protocol(fuser))
+    unmeasured = InputError("no case to fuse")
     with progress_over(find(fuser.sources, data, roots), "fusing", progress) as (items, say):
         for case in items:
             loaded = fuser.load(case)
@@ -107,10 +108,17 @@ def fuse(
                     result.files.append(states.write_state(where, kept))
                 published = _published(out / FUSED / f"{case.name}{suffix}", loaded.plane)
                 decomposed = _decompositions(predictor, kept, published)
-            result.rows += measure_fused(case.name, loaded.slices, fused)
-            result.rows += measure_decomposed(case.name, fuser.sources, loaded.slices, decomposed)
+            try:
+                rows = measure_fused(case.name, loaded.slices, fused)
+                result.rows += rows + measure_decomposed(case.name, fuser.sources, loaded.slices, decomposed)
+            except InputError as error:  # a tiny image must not stop the others
+                unmeasured = error
+                result.warnings.append(f"{error}; fused, not measured")
+                warn(result.warnings[-1])
             if len(result.views) < VIEWED_CASES:
                 result.views.append(view(loaded, fuser.sources, fused, decomposed))
+    if not result.rows:
+        raise unmeasured
     write_results(result, out, fuser)
     return result
 

@@ -6,21 +6,16 @@ Argument order: (reference, prediction) for synthesis, (a, b, fused) for fusion.
 """
 
 from ivan.metrics.arrays import Metric, MetricArray, protocols
+from ivan.metrics.fused import fusion_metrics
 from ivan.metrics.fusion import q_0, q_abf, q_piella, q_w
 from ivan.metrics.information import entropy, mutual_information, q_mi
 from ivan.metrics.pixelwise import nmse, psnr, ssim
 from ivan.metrics.ranking import uncertainty_ranking
 from ivan.metrics.regions import lesion_contrast, region_metrics
 from ivan.metrics.sharpness import average_gradient, spatial_frequency
+from ivan.metrics.slices import SliceStatistics, over_slices
 from ivan.metrics.through_plane import through_plane
-from ivan.metrics.volume import (
-    SliceStatistics,
-    foreground_mask,
-    fusion_metrics,
-    over_slices,
-    sharpness_ratios,
-    synthesis_metrics,
-)
+from ivan.metrics.volume import foreground_mask, sharpness_ratios, synthesis_metrics
 
 __all__ = [
     "Metric",

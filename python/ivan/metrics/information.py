@@ -35,9 +35,8 @@ def _entropy_of_counts(counts: Tensor) -> Tensor:
     """Entropy in bits of histograms ``[B, K]``: ``[B]``."""
     p = counts.to(torch.float64)
     p = p / p.sum(dim=1, keepdim=True)
-    return -torch.special.xlogy(p, p).sum(dim=1) / torch.log(
-        torch.tensor(2.0, dtype=torch.float64, device=p.device)
-    )
+    nats = 0.0 - torch.special.xlogy(p, p).sum(dim=1)  # a constant image has 0, not -0
+    return nats / torch.log(torch.tensor(2.0, dtype=torch.float64, device=p.device))
 
 
 def _histograms(levels: Tensor, bins: int) -> Tensor:

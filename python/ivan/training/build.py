@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ivan.errors import InputError
-from ivan.model import IVAN
+from ivan.model import IVAN, default_last_scale
 from ivan.training.checkpoint import read_checkpoint
 from ivan.training.config import TrainConfig
 from ivan.training.state import load_weights
@@ -26,6 +26,7 @@ def build_model(config: TrainConfig) -> tuple[IVAN, VariableAugmentation]:
         fill=config.fill,
     )
     torch.manual_seed(config.seed)
+    config = config.completed()
     model = IVAN(
         channels=aug.channels,
         blocks=config.blocks,
@@ -35,9 +36,15 @@ def build_model(config: TrainConfig) -> tuple[IVAN, VariableAugmentation]:
         memory=config.memory,
         # The model alone is strict, so that it agrees with other implementations as closely as float32 can.
         compute=config.compute or ("fast" if config.precision == "32" else None),
-        last_scale=config.last_scale or None,
+        last_scale=last_scale(config),
+        mix_start=config.mix_start,
     )
     return model, aug
+
+
+def last_scale(config: TrainConfig) -> float | None:
+    """How small the dense blocks start; never more than the default of so many blocks, which inverts well."""
+    return min(config.last_scale, default_last_scale(config.blocks)) if config.last_scale else None
 
 
 def choose_device(name: str) -> torch.device:

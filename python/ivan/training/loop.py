@@ -1,11 +1,10 @@
-"""The training loop: steps, what is logged, when to validate, when to save, when to stop."""
+"""The training loop: steps, when to validate, when to save, when to stop."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from ivan.errors import RunError
-from ivan.losses import bidirectional_loss
 from ivan.model import IVAN
 from ivan.training.config import TrainConfig
-from ivan.training.files import failed_write, replace_file
 from ivan.training.log import RunLog
 from ivan.training.memory import advice, is_out_of_memory
-from ivan.training.picture import draw, png
-from ivan.training.saving import Saving
+from ivan.training.objective import LossModule, learning_rate
+from ivan.training.recording import Recording
 from ivan.training.state import Average
 from ivan.training.stop import StopRequest
-from ivan.training.validate import spread, validate
-
-
-class LossModule(nn.Module):
-    """Model and loss as one module: data-parallel training counts on one forward call a step."""
-
-    def __init__(
-        self, model: IVAN, aug: Any, options: dict[str, Any], fusion: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__()
-        self.model, self.aug = model, aug
-        self.options, self.fusion = options, fusion  # `fusion`: those of training without a target
-
-    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of `SliceDataset` items, [B, modalities, H, W], to the three losses, scalars."""
-        if self.fusion is not None:
-            from ivan.fusion.loss import fusion_loss
-
-            return fusion_loss(self.model, batch["source"], self.aug, **self.fusion)
-        inputs: dict[str, Any] = {
-            key + "s": batch[key] for key in ("source_input", "target_input") if key in batch
-        }
-        return bidirectional_loss(
-            self.model, batch["source"], batch["target"], self.aug, **inputs, **self.options
-        )
-
-
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int, total_steps: int) -> float:
-    """Learning rate of the update after `step` earlier ones: warm-up times the schedule."""
-    rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "cosine":
-        return config.lr * rise * 0.5 * (1 + math.cos(math.pi * min(step / total_steps, 1.0)))
-    return config.lr * rise * config.lr_factor ** (step // steps_per_epoch // config.lr_every)
 
 
 def _is_dead_loader(error: RuntimeError) -> bool:
     return "DataLoader worker" in str(error)
 
 
-class Trainer(Saving):
+class Trainer(Recording):
     """State and loop of one run in one process.
 
     Args:
@@ -85,7 +49,7 @@ class Trainer(Saving):
         batches: Any,
         validation: Any,
     ) -> None:
-        self.config, self.fabric, self.run, self.aug = config, fabric, run, aug
+        self.config, self.fabric, self.run, self.aug = config.completed(), fabric, run, aug
         self.batches, self.validation = batches, validation
         self.steps_per_epoch = len(batches)
         planned = config.epochs * self.steps_per_epoch
@@ -233,85 +197,9 @@ class Trainer(Saving):
         """Model and loss without the data-parallel wrapper around them."""
         return LossModule(self.model, self.aug, self.config.loss_options, self.config.fusion_options)
 
-    def _stop_on_nan(self) -> None:
-        """Save the good weights and raise RunError if a pending step has a loss or gradient not finite."""
-        finite = torch.stack([ok for *_, ok in self._pending])
-        if bool(finite.all()):
-            return
-        step, names, read, _ = self._pending[int((~finite).nonzero()[0])]
-        self._pending.clear()
-        what = "loss" if not bool(torch.isfinite(read[0])) else "gradient"
-        if self.step == step:  # the update was not made yet, so these weights are the last good ones
-            self.save()
-        kept = (
-            f"weights of step {self.saved_step} are kept in {self.run}"
-            if self.saved_step >= 0
-            else "no checkpoint yet"
-        )
-        raise RunError(
-            f"step {step + 1}: the {what} is not finite on {', '.join(names)}; {kept}; "
-            "check this slice, lower --lr, or clip more (--clip)"
-        )
-
     def _agree(self, *flags: bool) -> list[bool]:
         """The first process decides for all, but a stop asked of any stops all."""
         if self.fabric.world_size == 1:
             return list(flags)
         everywhere = self.gather(flags)
         return [any(each[0] for each in everywhere), *everywhere[0][1:]]
-
-    def _log(self, log: RunLog) -> None:
-        """Write the mean losses since the last line. The one place where the device is waited for."""
-        if not self._pending:
-            return
-        self._stop_on_nan()
-        means = torch.stack([read for _, _, read, _ in self._pending]).mean(0).tolist()
-        self._pending.clear()
-        values = dict(zip([*self._parts, "gradient_norm"], means, strict=True))
-        values["lr"] = self.plain_optimizer.param_groups[0]["lr"]
-        now = time.perf_counter()
-        values["data_wait"] = self._waited / max(now - self._logged_at, 1e-9)
-        self.waited += self._waited
-        self.trained += now - self._logged_at
-        self._waited, self._logged_at = 0.0, now
-        log.record("train", self.step, (self.step - 1) // self.steps_per_epoch, values)
-
-    def _validates(self) -> bool:
-        if self.validation is None:
-            return False
-        config = self.config
-        if self.step == self.total_steps:
-            return True
-        if config.validate_every:
-            return self.step % config.validate_every == 0
-        return (
-            bool(config.validate_epochs) and self.step % (config.validate_epochs * self.steps_per_epoch) == 0
-        )
-
-    def _validate(self, log: RunLog) -> None:
-        if self.fabric.is_global_zero:
-            if self.average:
-                self.average.swap()
-            was_training = self.model.training
-            self.model.eval()
-            indices = spread(len(self.validation), self.config.validation_slices)
-            values, rows = validate(
-                self.model, self.aug, self.validation, indices, self.device, self._context
-            )
-            self.model.train(was_training)
-            if self.average:
-                self.average.swap()
-            log.record("validation", self.step, (self.step - 1) // self.steps_per_epoch, values)
-            pixels = draw(rows)
-            log.image("validation", self.step, pixels)
-            path = self.run / "images" / f"validation-{self.step}.png"
-            try:
-                path.parent.mkdir(exist_ok=True)
-            except OSError as error:
-                raise failed_write(path, error) from None
-            replace_file(path, png(pixels))
-        self.fabric.barrier()
-
-    def _context(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = self.precision.forward_context()
-        return context

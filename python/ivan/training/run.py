@@ -117,14 +117,17 @@ def _resolve(config: TrainConfig | None, resume: bool, settings: dict[str, Any])
         if isinstance(settings.get(name), str):  # one modality
             settings[name] = (settings[name],)
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in settings.items()}
+    if settings.get("lr") == 0:  # as a default it means "by recipe"
+        raise InputError("--lr: 0 given, must be above 0; leave it out for the rate of --recipe")
     asked = replace(config or TrainConfig(), **settings)
     if not asked.out:
         raise InputError("--out: no run folder given; name a new folder for the run")
     run = Path(asked.out)
     if run.exists() and not run.is_dir():
         raise InputError(f"{run}: is a file, expected a folder for the run; choose another --out")
+    asked = asked.completed()
     if not resume:
-        asked = asked.completed().check()
+        asked.check()
         if not _is_child() and run.exists() and any(not _leftover(path) for path in run.iterdir()):
             raise InputError(
                 f"{run}: the run folder is not empty; choose a new --out, or continue its run with --resume"

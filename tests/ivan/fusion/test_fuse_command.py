@@ -274,3 +274,37 @@ def test_two_colour_sources_are_refused(
         (tmp_path / name / "s0.png").write_bytes((images / "PET" / "s0.png").read_bytes())
     assert ivan(f"fuse --data {tmp_path} --from PET --from SPECT --out {tmp_path / 'o'}".split()) == 2
     assert "both in colour" in capsys.readouterr().err
+
+
+def test_pairs_of_every_kind_of_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """16-bit gray beside RGB, RGBA and palette colours; a tiny pair is fused and told, not measured."""
+    rng = np.random.default_rng(4)
+    gray = np.rint(rng.uniform(0.3, 0.7, (20, 17)) * 65535).astype(np.uint16)
+    colour = np.rint(rng.uniform(0.35, 0.65, (20, 17, 3)) * 255).astype(np.uint8)  # no fused colour is cut
+    few = Image.fromarray(colour).convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    pets = {"rgb": Image.fromarray(colour), "rgba": Image.fromarray(colour).convert("RGBA"), "palette": few}
+    pairs = {case: (gray, pet) for case, pet in pets.items()}
+    pairs["tiny"] = (gray[:6, :5], Image.fromarray(colour[:6, :5]))
+    for case, (mri, pet) in pairs.items():
+        for name, image in (("MRI", Image.fromarray(mri)), ("PET", pet)):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            image.save(tmp_path / "data" / name / f"{case}.png")
+    line = f"fuse --data {tmp_path / 'data'} --from MRI --from PET --method average --out {tmp_path / 'out'}"
+    assert ivan(line.split()) == 0
+    assert "tiny: Q (Piella): images of 6x5 pixels" in capsys.readouterr().err
+    for case, pet in pets.items():
+        made, given = (
+            levels(tmp_path / "out/fused" / f"{case}.png"),
+            np.asarray(pet.convert("RGB"), float) / 255,
+        )
+        assert np.abs(chroma(made) - chroma(given)).max() < 2 / 255, case
+        assert np.abs(luma(made) - (luma(given) + gray / 65535) / 2).max() < 1 / 255, case
+    assert levels(tmp_path / "out/fused/tiny.png").shape == (6, 5, 3)
+    rows = json.loads((tmp_path / "out/metrics.json").read_text())["rows"]
+    assert {row["case"] for row in rows} == set(pets)
+    Image.fromarray(colour).convert("RGBA").save(tmp_path / "data/PET/rgb.png")
+    faint = np.dstack([colour, np.full((20, 17), 200, np.uint8)])
+    Image.fromarray(faint).save(tmp_path / "data/PET/rgba.png")
+    assert ivan(line.split()) == 2
+    error = capsys.readouterr().err
+    assert "transparent pixels, expected an opaque image" in error

@@ -18,7 +18,7 @@ import torch
 
 import ivan
 from ivan.errors import RunError
-from ivan.training import loop
+from ivan.training import loop, objective
 from ivan.training.checkpoint import read_checkpoint
 from ivan.training.memory import is_out_of_memory
 
@@ -41,7 +41,7 @@ class Limited:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
             return ivan.bidirectional_loss(model, sources, *rest, **options)
 
-        monkeypatch.setattr(loop, "bidirectional_loss", loss)
+        monkeypatch.setattr(objective, "bidirectional_loss", loss)
 
 
 @pytest.mark.parametrize(

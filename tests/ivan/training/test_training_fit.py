@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 import ivan
 from ivan.errors import InputError, RunError
-from ivan.training import TrainConfig, loop
+from ivan.training import TrainConfig, build, objective
 from ivan.training.checkpoint import read_checkpoint
 
 
@@ -46,22 +46,59 @@ def test_learns_both_directions(train: Callable[..., Path]) -> None:
     assert last["psnr_reverse"] > first["psnr_reverse"] + 2
 
 
-def test_defaults_are_the_recipe_of_the_paper() -> None:
-    config = TrainConfig()
-    assert (config.lr, config.lr_factor, config.lr_every, config.epochs) == (1e-4, 0.5, 50, 300)
+def test_recipes_fill_in_what_is_not_given() -> None:
+    config = TrainConfig().completed()
     assert (config.blocks, config.growth, config.batch_size, config.weight) == (8, 32, 1, 1.0)
-    assert config.flips
-    assert config.turns
-    assert config.clip > 0
-    rates = [loop.learning_rate(config, step, 10, 3000) for step in (0, 499, 500, 2999)]
+    assert (config.lr, config.schedule, config.last_scale, config.mix_start) == (
+        2e-3,
+        "cosine",
+        0.1,
+        "identity",
+    )
+    assert (config.epochs, config.flips, config.turns, config.clip) == (300, True, True, 1.0)
+    assert config.completed() == config
+    given = {"lr": 3e-4, "schedule": "step", "warmup_steps": 7, "last_scale": 0.5, "mix_start": "rotation"}
+    for recipe in ("notes", "public"):
+        kept = TrainConfig(recipe=recipe, **given).completed()  # type: ignore[arg-type]
+        assert {name: getattr(kept, name) for name in given} == given
+    assert TrainConfig(init="weights.pth").completed().lr == 1e-4  # these do not start near the identity
+
+
+def test_the_public_recipe_is_that_of_the_paper() -> None:
+    config = TrainConfig(recipe="public").completed()
+    assert (config.lr, config.lr_factor, config.lr_every, config.epochs) == (1e-4, 0.5, 50, 300)
+    rates = [objective.learning_rate(config, step, 10, 3000) for step in (0, 499, 500, 2999)]
     assert rates == pytest.approx([1e-4, 1e-4, 5e-5, 1e-4 / 32])
+    model, _ = build.build_model(replace(config, sources=("T1",), targets=("T2",), blocks=2, growth=4))
+    torch.manual_seed(config.seed)
+    plain = ivan.IVAN(blocks=2, growth=4)
+    for found, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_network_starts_as_its_sources() -> None:
+    """The default start: each target is nearly the source in its channel, in both directions."""
+    settings = {"sources": ("T1", "PD"), "targets": ("T2",), "growth": 8}
+    for blocks in (1, 8, 100):
+        model, aug = build.build_model(TrainConfig(blocks=blocks, **settings))  # type: ignore[arg-type]
+        sources, target = torch.rand(1, 2, 16, 16), torch.rand(1, 1, 16, 16)
+        with torch.no_grad():
+            made = aug.collapse_targets(model(aug.augment_sources(sources)))
+            back = aug.collapse_sources(model.inverse(aug.augment_targets(target)))
+        assert (made - sources.mean(1, keepdim=True)).abs().mean() < 0.2
+        assert (back - target).abs().mean() < 0.2
+    with_rotations, _ = build.build_model(TrainConfig(mix_start="rotation", **settings))  # type: ignore[arg-type]
+    assert not torch.equal(with_rotations.chain[0].mix.weight(), torch.eye(2))
 
 
 def test_cosine_and_warm_up() -> None:
-    config = TrainConfig(schedule="cosine", warmup_steps=10)
-    assert loop.learning_rate(config, 0, 10, 100) == pytest.approx(1e-5)
-    assert loop.learning_rate(config, 50, 10, 100) == pytest.approx(0.5e-4)
-    assert loop.learning_rate(config, 100, 10, 100) == pytest.approx(0)
+    config = TrainConfig(schedule="cosine", warmup_steps=10, lr=1e-4)
+    assert objective.learning_rate(config, 0, 10, 100) == pytest.approx(1e-5)
+    assert objective.learning_rate(config, 50, 10, 100) == pytest.approx(0.5e-4)
+    assert objective.learning_rate(config, 100, 10, 100) == pytest.approx(0)
+    share = TrainConfig(lr=1e-4).completed()  # 3 % of the steps
+    assert objective.learning_rate(share, 0, 10, 1000) == pytest.approx(1e-4 / 30)
+    assert objective.learning_rate(share, 500, 10, 1000) == pytest.approx(0.5e-4)
 
 
 def test_tensorboard_events(train: Callable[..., Path]) -> None:
@@ -110,7 +147,7 @@ def test_state_stays_float32_in_mixed_precision(
         )
         return ivan.bidirectional_loss(model, sources, targets, *rest, **options)
 
-    monkeypatch.setattr(loop, "bidirectional_loss", loss)
+    monkeypatch.setattr(objective, "bidirectional_loss", loss)
     run = train(precision="bf16-mixed", max_steps=1)
     assert seen == [(torch.float32, torch.float32, True, torch.float32)]
     for group in read_checkpoint(run).tensors.values():
@@ -122,6 +159,10 @@ def test_not_finite_stops_names_the_batch_and_keeps_good_weights(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     calls = []
+    steady: dict[str, Any] = {
+        "schedule": "step",
+        "warmup_steps": 0,
+    }  # rates that do not depend on the run's length
 
     def loss(*details: Any, **options: Any) -> Any:
         parts = ivan.bidirectional_loss(*details, **options)
@@ -131,14 +172,14 @@ def test_not_finite_stops_names_the_batch_and_keeps_good_weights(
             parts["total"] = parts["total"] + bad
         return parts
 
-    monkeypatch.setattr(loop, "bidirectional_loss", loss)
+    monkeypatch.setattr(objective, "bidirectional_loss", loss)
     with pytest.raises(
         RunError, match=rf"step 4: the {where} is not finite on sub-\d\d slice \d.*step 3 are kept"
     ) as caught:
-        train("run")
+        train("run", **steady)
     assert "\n" not in str(caught.value)
     monkeypatch.undo()
-    plain = train("plain", max_steps=3)
+    plain = train("plain", max_steps=3, **steady)
     kept, good = (read_checkpoint(r).tensors["model"] for r in (plain.parent / "run", plain))
     assert all(torch.equal(kept[name], good[name]) for name in good)
 

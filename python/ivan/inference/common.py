@@ -1,0 +1,74 @@
+"""What every job on a folder of images does: find its cases, say what the user should know, show progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ivan.errors import InputError
+
+if TYPE_CHECKING:
+    from ivan.data import Case
+
+
+def find(
+    required: Sequence[str],
+    data: str | Path,
+    roots: dict[str, str] | None = None,
+    *,
+    optional: Sequence[str] = (),
+) -> list[Case]:
+    """The cases in `data` (or in one folder a modality); those left out are told on standard error."""
+    from ivan.data import find_cases, find_cases_in_folders
+    from ivan.data.datalist import is_datalist, read_datalist
+
+    if roots:
+        if missing := [name for name in required if name not in roots]:
+            raise InputError(f"--root1/2/3: no folder for {missing[0]}; give one folder for each modality")
+        extra = {name: roots[name] for name in optional if name in roots}
+        cases = find_cases_in_folders({name: roots[name] for name in required}, optional=extra)
+    elif str(data) and is_datalist(data):
+        cases = read_datalist(data, required, optional=optional)
+    elif str(data):
+        cases = find_cases(data, required, optional=optional)
+    else:
+        raise InputError("--data: no folder of images given")
+    for line in [*cases.skipped, *cases.notes]:
+        warn(line)
+    return cases
+
+
+def warn(line: str) -> None:
+    """One line on standard error, for what the user should know although the work goes on."""
+    print(f"ivan: note: {line}", file=sys.stderr)
+
+
+def set_threads(threads: int) -> None:
+    """Use this many CPU threads; 0 changes nothing."""
+    if threads < 0:
+        raise InputError(f"--threads: {threads} given, must be at least 0")
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def progress_over(items: Sequence[Any], what: str, show: bool) -> Iterator[tuple[Iterable[Any], Any]]:
+    """(the items, a function that prints a line): with a progress bar on a terminal, silent unless `show`."""
+    if not show:
+        yield items, lambda line: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        yield items, lambda line: console.print(line, markup=False)
+        return
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(bar_width=24), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        yield bar.track(items), lambda line: console.print(line, markup=False)
