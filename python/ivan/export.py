@@ -28,6 +28,7 @@ from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock
 if TYPE_CHECKING:
     from ivan.inference import Predictor
 
+
 class PortableDirection(nn.Module):
     """One direction of an IVAN in plain PyTorch, with its variable augmentation and clipping.
 
@@ -181,7 +182,9 @@ def describe(predictor: Predictor, inverse: bool, state: bool = False) -> dict[s
         "given": list(given),
         "predicted": list(made),
         "channels_given": whole if state and inverse else channels_given,
-        "channels_made": whole if state and not inverse else [{"modality": name, "slice": 0} for name in made],
+        "channels_made": whole
+        if state and not inverse
+        else [{"modality": name, "slice": 0} for name in made],
         "interface": _interface(predictor, inverse, state),
         "context": context,
         "task": config.task,
@@ -200,8 +203,8 @@ def _interface(predictor: Predictor, inverse: bool, state: bool) -> str:
     """How to call the program, in words."""
     config = predictor.config
     said = [
-        "images [S, channels_given, H, W] float32, any S, H and W of at least 2; returns [S, channels_made, H, W] "
-        "float32"
+        "images [S, channels_given, H, W] float32, any S, H and W of at least 2; returns "
+        "[S, channels_made, H, W] float32"
     ]
     if state and inverse:
         said.append("images are what the program of --state without --inverse returned, unchanged")
@@ -213,13 +216,13 @@ def _interface(predictor: Predictor, inverse: bool, state: bool) -> str:
     if config.context and not inverse:
         said.append(
             "channels: all modalities of the slice itself, then those of the slices at -1, +1, -2, +2 ... "
-            f"{config.context} in the same volume ('slice' in channels_given); beyond the first and the last slice "
-            "of a volume, that slice again"
+            f"{config.context} in the same volume ('slice' in channels_given); beyond the first and the "
+            "last slice of a volume, that slice again"
         )
     if config.task == "fusion" and not (state and inverse):
         said.append(
-            "a source in colour enters as its luma Y = 0.299 R + 0.587 G + 0.114 B; the fused image is from 0 to 1, "
-            "in colour with that source's chroma"
+            "a source in colour enters as its luma Y = 0.299 R + 0.587 G + 0.114 B; the fused image is from 0 to "
+            "1, in colour with that source's chroma"
             if not inverse
             else "images: the fused image from 0 to 1, of a colour image the luma"
         )
@@ -239,7 +242,7 @@ def _normalisation(predictor: Predictor, inverse: bool) -> str:
     if config.normalise == "none":
         return "values as in the files (normalise 'none')"
     return (
-        f"each volume divided by the {config.percentile:g}th percentile of its values above 0 (with negative values: "
-        f"minus low, divided by high - low; low is the {100 - config.percentile:g}th percentile of all values, high "
-        f"the {config.percentile:g}th of those above low)"
+        f"each volume divided by the {config.percentile:g}th percentile of its values above 0 (with "
+        f"negative values: minus low, divided by high - low; low is the {100 - config.percentile:g}th "
+        f"percentile of all values, high the {config.percentile:g}th of those above low)"
     )

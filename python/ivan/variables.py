@@ -36,7 +36,9 @@ def fixed_noise(
 
 
 def _hash32(x: _Integers) -> _Integers:
-    """A bijection of 32-bit integers (higher bits are cut off), held in int64: both factors are below 2^31, so no product overflows.
+    """A bijection of 32-bit integers (higher bits are cut off), held in int64.
+
+    Both factors are below 2^31, so no product overflows.
 
     Shifts and factors: github.com/skeeto/hash-prospector, of the smallest known bias among such functions.
     """

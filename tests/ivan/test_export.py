@@ -55,12 +55,8 @@ def exported(run: Path, out: Path, *flags: str) -> Path:
 
 
 @pytest.mark.parametrize("fill", ["copy", "noise"])
-def test_exported_programs_run_alone_and_agree(
-    fill: str, train: Callable[..., Path], tmp_path: Path
-) -> None:
-    run = train(
-        sources=("T1", "PD"), targets=("T2",), channels=4, fill=fill, epochs=4, growth=6, blocks=2
-    )
+def test_exported_programs_run_alone_and_agree(fill: str, train: Callable[..., Path], tmp_path: Path) -> None:
+    run = train(sources=("T1", "PD"), targets=("T2",), channels=4, fill=fill, epochs=4, growth=6, blocks=2)
     predictor = load_predictor(run, device="cpu")
     rng = np.random.default_rng(0)
     files, given = [], []
@@ -140,9 +136,7 @@ def test_fusion_in_both_directions(
     ]  # fmt: skip
 
 
-def test_what_cannot_be_exported(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_exported(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder.pt2").mkdir()
     for arguments, said in (
         (["--run", str(tiny_run), "--out", str(tmp_path / "a.onnx")], ".pt2"),

@@ -17,8 +17,8 @@ def export(
         bool,
         typer.Option(
             "--state",
-            help="Of a run of fusion: the network's whole output instead of the fused image; with --inverse the "
-            "sources exactly from it.",
+            help="Of a run of fusion: the network's whole output instead of the fused image; with --inverse "
+            "the sources exactly from it.",
         ),
     ] = False,
     checkpoint: Annotated[

@@ -324,3 +324,89 @@ def test_bad_usage_is_one_line(
         assert said in error
     assert not Path(new).exists()
     assert Path(done).is_dir()
+
+
+AFFINE = np.diag([6.0, 6.0, 9.0, 1.0])
+AFFINE[:3, 3] = (-93, -105, -85)
+
+
+def pair(root: Path, name: str = "good", suffix: str = ".nii.gz") -> None:
+    """T1 and T2 of one case in modality folders."""
+    for contrast in ("T1", "T2"):
+        nifti(root / contrast / f"{name}.nii.gz", contrast, AFFINE, (32, 36, 20))
+        (root / contrast / f"{name}.nii.gz").rename(root / contrast / f"{name}{suffix}")
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_linked_folders_are_followed(tmp_path: Path, kind: str) -> None:
+    raw, elsewhere = tmp_path / "raw", tmp_path / "elsewhere"
+    raw.mkdir()
+    if kind == "nifti":
+        pair(elsewhere)
+        for contrast in ("T1", "T2"):
+            (raw / contrast).symlink_to(elsewhere / contrast)
+    else:
+        patient(elsewhere, "anna")
+        (raw / "anna").symlink_to(elsewhere / "anna")
+    (elsewhere / "loop").symlink_to(elsewhere)  # a link to its own parent must not hang
+    (raw / "loop").symlink_to(raw)
+    prepare(raw, tmp_path / "out", progress=False)
+    assert list(records(tmp_path / "out")) == ["good" if kind == "nifti" else "anna"]
+
+
+def test_odd_names(tmp_path: Path) -> None:
+    raw = tmp_path / "räw folder"
+    pair(raw)
+    pair(raw, "SHOUTED", ".NII.GZ")
+    pair(raw, "patient é 1")
+    prepare(raw, tmp_path / "öut put", progress=False)
+    assert list(records(tmp_path / "öut put")) == ["SHOUTED", "good", "patient é 1"]
+
+
+def test_one_bad_case_does_not_cost_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    for name in ("good", "broken", "flat"):
+        pair(raw, name)
+    (raw / "T1" / "broken.nii.gz").unlink()
+    (raw / "T1" / "broken.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    header = nib.load(raw / "T1" / "flat.nii.gz")
+    flat = nib.Nifti1Image(np.asarray(header.dataobj), None, header.header)
+    flat.header["sform_code"], flat.header["qform_code"], flat.header["pixdim"][1] = 0, 1, 0
+    flat.to_filename(tmp_path / "flat.nii")  # nibabel itself mends the header of what it writes
+    content = bytearray((tmp_path / "flat.nii").read_bytes())
+    content[80:84] = np.float32(0).tobytes()
+    (raw / "T1" / "flat.nii.gz").unlink()
+    (raw / "T1" / "flat.nii").write_bytes(content)
+    for suffix in ("", "_acq-high"):  # BIDS with two T1 of a session
+        nifti(raw / "sub-01" / "anat" / f"sub-01{suffix}_T1w.nii.gz", "T1", AFFINE, (32, 36, 20))
+    nifti(raw / "sub-01" / "anat" / "sub-01_T2w.nii.gz", "T2", AFFINE, (32, 36, 20))
+    assert ivan(["prepare", str(raw), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert list(records(tmp_path / "out")) == ["good"]
+    assert "broken.nii.gz: a link that leads nowhere" in said
+    assert "flat.nii: voxel sizes 0 x 6 x 9 mm" in said
+    assert "case 'sub-01' has 2 files for T1" in said
+    assert "1 case (1 training), 0 with warnings, 2 left out" in said
+    assert said.count("leads nowhere") == 1  # said once
+
+
+def test_like_problems_of_many_files_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    patient(raw, "anna")
+    write_series(raw / "ben" / "s1", "T1", patient="ben", study="1.9", **SMALL)
+    import pydicom
+
+    for file in (raw / "ben" / "s1").iterdir():
+        data = pydicom.dcmread(file)
+        data.PixelSpacing = [0, 0]
+        data.save_as(file)
+    assert ivan(["prepare", str(raw), "--out", str(tmp_path / "out")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "pixel spacing" in line]
+    assert len(lines) == 1
+    assert "18 files" in lines[0]
+
+
+def test_a_folder_without_images_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw").mkdir()
+    assert ivan(["prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no DICOM and no NIfTI file" in capsys.readouterr().err
