@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -48,6 +49,8 @@ def ivan(*words: str) -> tuple[dict[str, float], str]:
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert usage.ru_maxrss > own, "a child's peak starts at that of this process, which must stay below it"
     if process.returncode:
         raise SystemExit(f"ivan {words[0]}: exit code {process.returncode}")
     return {

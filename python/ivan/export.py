@@ -221,8 +221,8 @@ def _interface(predictor: Predictor, inverse: bool, state: bool) -> str:
         )
     if config.task == "fusion" and not (state and inverse):
         said.append(
-            "a source in colour enters as its luma Y = 0.299 R + 0.587 G + 0.114 B; the fused image is from 0 to "
-            "1, in colour with that source's chroma"
+            "a source in colour enters as its luma Y = 0.299 R + 0.587 G + 0.114 B; the fused image is from "
+            "0 to 1, in colour with that source's chroma"
             if not inverse
             else "images: the fused image from 0 to 1, of a colour image the luma"
         )

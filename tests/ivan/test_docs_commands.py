@@ -60,12 +60,18 @@ QUIET = ("synthesize", "evaluate", "fuse")
 
 def command_lines(page: Path) -> list[str]:
     """The lines of a page's code blocks that are commands, without comments."""
+    blocks = []
+
+    def fence(found: re.Match[str]) -> str:
+        if found[1] in ("", "sh", "bash", "console"):
+            blocks.append(found[2])
+        return ""
+
     text = page.read_text(encoding="utf-8")
-    text = re.sub(r"^```(?!sh|bash).*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^```(\w*)\n(.*?)^```", fence, text, flags=re.DOTALL | re.MULTILINE)
+    blocks += re.findall(r"^    .*$", text, re.MULTILINE)
     starts = r"^ *((?:ivan|make|torchrun|python|pip|cp|\.ci/run|git|cd|tensorboard|jupyter)\b .*)$"
-    indented = "\n".join(re.findall(r"^    .*$", text, re.MULTILINE))
-    fenced = "\n".join(re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
-    return [line.strip() for line in re.findall(starts, indented + "\n" + fenced, re.MULTILINE)]
+    return [line.strip() for block in blocks for line in re.findall(starts, block, re.MULTILINE)]
 
 
 def variants(line: str) -> Iterator[list[str]]:
@@ -204,7 +210,7 @@ def test_the_reader_of_pages_sees_commands(tmp_path: Path) -> None:
     page.write_text(
         "Say\n\n    ivan train --data DATA  # why\n\n```sh\nmake demo\n```\n```python\nmake = 1\n```\n"
     )
-    assert command_lines(page) == ["ivan train --data DATA  # why", "make demo"]
+    assert sorted(command_lines(page)) == ["ivan train --data DATA  # why", "make demo"]
     assert list(itertools.chain(variants("ivan fuse --out A [--method a|b] [--no-state]"))) == [
         ["ivan", "fuse", "--out", "A"],
         ["ivan", "fuse", "--out", "A", "--method", "a"],

@@ -216,7 +216,7 @@ def all_jobs(folder: Path) -> dict[str, Job]:
     write_raw(raw)
     small = ["--blocks", "1", "--growth", "4", "--lr", "1e-3"]
     training = train_job("train", data, *small, "--epochs", "6", "--checkpoint-every", "5", "--keep", "2")
-    wide = ["--blocks", "4", "--growth", "24", "--max-steps", "10", "--checkpoint-every", "1", "--keep", "1"]
+    wide = ["--blocks", "2", "--growth", "24", "--max-steps", "5", "--checkpoint-every", "1", "--keep", "1"]
     checkpoints = train_job("checkpoint", data, *wide, "--patch-size", "16", "--validate-epochs", "0")
     load_modules(training.command(run), folder / "run.log")
 
