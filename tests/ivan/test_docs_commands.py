@@ -133,14 +133,14 @@ def test_every_command_line_is_run(
 ) -> None:
     shutil.copytree(phantoms, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    ready: set[str] = set()  # runs that a line of this page, or this test for it, has made
+    ready: dict[str, bool] = {}  # runs that a line of this page, or this test for it, has made: do they fuse?
 
     def train(run: str, *words: str) -> None:
         """A small run, in place of one that an earlier line of the page made."""
         shutil.rmtree(run, ignore_errors=True)
         large = [] if "--ckpt" not in words else ["--blocks", "8", "--growth", "32"]
         assert ivan(["train", *words, *SMALL, *large]) == 0, words
-        ready.add(run)
+        ready[run] = "fusion" in words
 
     def prepare(*words: str) -> None:
         """Into a folder of its own; the phantoms' other modalities then join it for later lines."""
@@ -160,8 +160,8 @@ def test_every_command_line_is_run(
         run = words[words.index("--run") + 1] if "--run" in words else ""
         if "--resume" in words:
             run = words[words.index("--out") + 1]
-        if run and run not in ready:
-            fuses = words[0] == "fuse"
+        fuses = words[0] == "fuse" or "--state" in words
+        if run and (run not in ready or (fuses and not ready[run])):
             task = (
                 ["--task", "fusion", "--from", "MRI", "--from", "CT"]
                 if fuses
