@@ -22,12 +22,13 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate clean
+.PHONY: help setup test demo reproduce docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
 	@echo "make gpu-check  this machine's GPU: right? how fast? ten minutes, no network"
 	@echo "make compat     one build on the oldest and the newest torch (COMPAT_TORCH=\"2.10.0 2.14.1\")"
+	@echo "make reproduce  a small run on the real images of IVAN_SHARED, compared with the committed numbers"
 	@echo "make lint       ruff, mypy, clang-format        make format  apply ruff's and clang-format's formatting"
 	@echo "make soak       kill -9 at random moments, KILLS=50 of each job      make fuzz   thousands of damaged files"
 	@echo "make docs       write docs/api.md and the notebook anew"
@@ -79,6 +80,12 @@ setup: $(STAMPS)/install
 # --- what people run -----------------------------------------------------------------------------------------------
 demo: $(STAMPS)/install
 	$(BIN)/ivan demo --out demo-run
+
+# Train, synthesise, evaluate and report on the real images with fixed seeds; benchmarks/results/reproduce.json holds what
+# must come out. Minutes; says so where the images are missing.
+reproduce: $(STAMPS)/install
+	rm -rf runs/reproduce
+	$(BIN)/python benchmarks/reproduce.py --out runs/reproduce $(REPRODUCE_ARGS)
 
 # Two processes share the tests: most of them wait for one thread or for a process of their own.
 test: $(STAMPS)/install $(STAMPS)/rivals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,42 @@ from torch import Tensor
 from ivan.errors import InputError
 
 FILLS = ("copy", "zero", "noise")
+_Integers = TypeVar("_Integers", int, Tensor)
+
+
+def fixed_noise(
+    seed: int, channels: int, height: int, width: int, device: torch.device | None = None
+) -> Tensor:
+    """Uniform noise in [0, 1), each value a function of seed, channel, row and column alone.
+
+    Counter-based, from integer operations that every device computes alike and that `torch.export` can write
+    down (a generator's state it cannot).
+
+    Returns:
+        ``[1, channels, height, width]`` float32, multiples of 2^-24.
+    """
+
+    def axis(count: int, place: int) -> Tensor:
+        return torch.arange(count, device=device).reshape([-1 if d == place else 1 for d in range(4)])
+
+    hashed = _hash32(axis(channels, 1) ^ _hash32(seed))
+    hashed = _hash32(hashed ^ axis(height, 2))
+    hashed = _hash32(hashed ^ axis(width, 3))
+    return (hashed >> 8).to(torch.float32) * 2.0**-24
+
+
+def _hash32(x: _Integers) -> _Integers:
+    """A bijection of 32-bit integers (higher bits are cut off), held in int64.
+
+    Both factors are below 2^31, so no product overflows.
+
+    Shifts and factors: github.com/skeeto/hash-prospector, of the smallest known bias among such functions.
+    """
+    mask = 0xFFFFFFFF
+    x = x & mask
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & mask
+    x = ((x ^ (x >> 15)) * 0x735A2D97) & mask
+    return x ^ (x >> 15)
 
 
 @dataclass(frozen=True, init=False)
@@ -36,8 +73,9 @@ class VariableAugmentation:
         targets: M, number of target modalities, at least 1.
         channels: C; by default the least possible, ``max(N, M, 2)``. More gives more copies or dummies.
         fill: ``copy``, ``zero`` or ``noise``.
-        seed: of the noise drawn without a generator: the same field for every image of a size, so that a
-            prediction depends neither on the call nor on its place in a batch.
+        seed: of the noise drawn without a generator: one fixed field, so that a prediction depends neither on
+            the call nor on its place in a batch. A pixel's value follows from seed, channel, row and column
+            alone (`fixed_noise`): the same on every device, for every image size, and in exported programs.
 
     Raises:
         InputError: counts below 1, fewer channels than modalities, or an unknown fill.
@@ -131,11 +169,10 @@ class VariableAugmentation:
         return torch.cat([x, self._noise(x, missing, generator)], dim=1)
 
     def _noise(self, x: Tensor, missing: int, generator: torch.Generator | None) -> Tensor:
-        # Drawn in float32 where the generator lives, by default the CPU: the same values on every device.
+        # Drawn in float32 where the generator lives: the same values on every device.
         if generator is None:
-            seeded = torch.Generator().manual_seed(self.seed)
-            field = torch.rand(1, missing, *x.shape[2:], generator=seeded)
-            return field.to(x).expand(x.shape[0], -1, -1, -1)
+            field = fixed_noise(self.seed, missing, x.shape[2], x.shape[3], x.device)
+            return field.to(x.dtype).expand(x.shape[0], -1, -1, -1)
         shape = (x.shape[0], missing, *x.shape[2:])
         return torch.rand(shape, generator=generator, device=generator.device).to(x)
 

@@ -194,7 +194,7 @@ def test_dicom_files(kind: str, tmp_path: Path) -> None:
 
     def volumes() -> int:
         skipped: list[str] = []
-        found = sort_series(read_headers(paths, skipped.append))
+        found = sort_series(read_headers(paths, lambda path, said: skipped.append(f"{path}: {said}")))
         for line in [*skipped, *found.notes]:
             assert "\n" not in line
         return sum(one_line(lambda s=stack: build_volume(s)) is not None for stack in found.stacks)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from ivan.cli import run as ivan
 from ivan.inference import load_predictor, load_run, synthesize
 
 
@@ -97,3 +98,26 @@ def test_weights_in_use_are_the_averages(train: Callable[..., Path]) -> None:
     name = "chain.blocks.0.coupling.F.weights.0"
     assert torch.equal(model.state_dict()[name], tensors["model"][name])
     assert not torch.equal(tensors["model"][name], tensors["training"][name])
+
+
+def test_a_bad_case_does_not_cost_the_others(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "T1").mkdir()
+    for number, name in enumerate(("a", "b", "c")):
+        content = (tiny_data / "T1" / f"sub-{number:02d}.nii.gz").read_bytes()
+        (tmp_path / "T1" / f"{name}.nii.gz").write_bytes(content[:200] if name == "a" else content)
+    arguments = [
+        "synthesize",
+        "--run",
+        str(tiny_run),
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert ivan([*arguments, "--device", "cpu"]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if "a.nii.gz" in line]
+    assert error[0].startswith("ivan: note: a left out:")
+    assert "1 of 3 cases could not be used, the others are written" in error[1]
+    assert sorted(path.name for path in (tmp_path / "out" / "T2").iterdir()) == ["b.nii.gz", "c.nii.gz"]

@@ -8,6 +8,7 @@ import torch
 
 from ivan import VariableAugmentation
 from ivan.errors import InputError
+from ivan.variables import fixed_noise
 
 COUNTS = list(itertools.product((1, 2, 3, 5), repeat=2))
 
@@ -79,6 +80,20 @@ def test_noise_is_reproducible_and_does_not_depend_on_the_batch():
     assert not torch.equal(drawn(7), drawn(8))
     assert not torch.equal(drawn(7)[0], drawn(7)[1])  # a generator draws fresh noise for every image
     assert not torch.equal(aug.augment_sources(x.float())[:, 1].double(), torch.rand(3, 3, 4).double())
+
+
+def test_fixed_noise_is_uniform_and_depends_on_the_pixel_alone():
+    field = fixed_noise(3, 4, 200, 300)
+    assert field.shape == (1, 4, 200, 300)
+    assert 0 <= field.min() < 1e-4
+    assert 1 - 1e-4 < field.max() < 1
+    assert torch.equal(fixed_noise(3, 2, 50, 70), field[:, :2, :50, :70])
+    counts = torch.histc(field, 64, 0, 1) / field.numel() * 64
+    assert (counts - 1).abs().max() < 0.08  # five standard deviations
+    x = field[0].double() - 0.5
+    for a, b in ((x[:, 1:], x[:, :-1]), (x[..., 1:], x[..., :-1]), (x[1:], x[:-1])):
+        assert ((a * b).mean() * 12).abs() < 0.02  # neighbours in row, column and channel are unrelated
+    assert ((x * (fixed_noise(4, 4, 200, 300)[0] - 0.5)).mean() * 12).abs() < 0.02
 
 
 def test_gradients_reach_every_copy():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
+import importlib
 import os
 import random
 import shutil
@@ -54,8 +55,8 @@ class Job:
     result: Callable[[Path], dict[str, bytes]]
 
 
-def fork(arguments: Sequence[str], log: Path) -> int:
-    """Start `ivan` in a child of this process; return its number."""
+def fork(arguments: Sequence[str], log: Path, modules: Path | None = None) -> int:
+    """Start `ivan` in a child of this process, return its number; at its end it writes its `modules`."""
     child = os.fork()
     if child:
         return child
@@ -66,28 +67,40 @@ def fork(arguments: Sequence[str], log: Path) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         code = ivan(arguments)
+        if modules is not None:
+            modules.write_text("\n".join(sys.modules))
     finally:
         os._exit(code)
 
 
-def finish(arguments: Sequence[str], log: Path) -> float:
+def load_modules(arguments: Sequence[str], log: Path) -> None:
+    """Run a job once and import here what it imports: later children start at the work itself."""
+    names = log.with_suffix(".modules")
+    finish(arguments, log, names)
+    for name in names.read_text().splitlines():
+        with contextlib.suppress(Exception):  # some are made by other modules and cannot be imported by name
+            importlib.import_module(name)
+
+
+def finish(arguments: Sequence[str], log: Path, modules: Path | None = None) -> float:
     """Run to the end; return the seconds it took. Raises AssertionError where it fails."""
     started = time.monotonic()
-    _, status = os.waitpid(fork(arguments, log), 0)
+    _, status = os.waitpid(fork(arguments, log, modules), 0)
     code = os.waitstatus_to_exitcode(status)
     assert code == 0, f"exit code {code} of {' '.join(arguments)}: {log.read_text()[-800:]}"
     return time.monotonic() - started
 
 
 def soak(job: Job, kills: int, rng: random.Random, folder: Path, say: Callable[[str], None]) -> int:
-    """Kill `job` this often, each time at a random moment, and let it go on; return the kills that hit it."""
+    """Kill `job` this often while it runs, at random moments, and let it go on; return the moments tried."""
     log = folder / f"{job.name}.log"
     whole = folder / f"{job.name}-whole"
     duration = finish(job.command(whole), log)
     expected = job.result(whole)
     assert expected, f"{job.name}: made nothing"
     done = hits = 0
-    while done < kills:
+    while hits < kills:
+        assert done < 20 * kills + 20, f"{job.name}: {hits} of {done} kills met it running"
         out = folder / f"{job.name}-{done}"
         tries = rng.randint(1, 4)  # kills that one output folder has to survive
         for _ in range(tries):
@@ -112,8 +125,8 @@ def soak(job: Job, kills: int, rng: random.Random, folder: Path, say: Callable[[
         different = [name for name in expected if found[name] != expected[name]]
         assert different == [], f"different from a job nobody killed: {different}"
         shutil.rmtree(out)
-        say(f"{job.name}: {done} of {kills} moments, {hits} of them while it was running")
-    return hits
+        say(f"{job.name}: {hits} of {kills} kills while it was running, {duration:.1f} s a job")
+    return done
 
 
 # --- the jobs ---
@@ -203,9 +216,9 @@ def all_jobs(folder: Path) -> dict[str, Job]:
     write_raw(raw)
     small = ["--blocks", "1", "--growth", "4", "--lr", "1e-3"]
     training = train_job("train", data, *small, "--epochs", "6", "--checkpoint-every", "5", "--keep", "2")
-    wide = ["--blocks", "4", "--growth", "24", "--max-steps", "10", "--checkpoint-every", "1", "--keep", "1"]
+    wide = ["--blocks", "2", "--growth", "24", "--max-steps", "5", "--checkpoint-every", "1", "--keep", "1"]
     checkpoints = train_job("checkpoint", data, *wide, "--patch-size", "16", "--validate-epochs", "0")
-    finish(training.command(run), folder / "run.log")
+    load_modules(training.command(run), folder / "run.log")
 
     def intact(expected: dict[str, bytes]) -> Callable[[Path], None]:
         def check(out: Path) -> None:
@@ -233,7 +246,7 @@ def all_jobs(folder: Path) -> dict[str, Job]:
         ]
 
     for name, command in (("prepare", prepare), ("synthesize", synthesize)):
-        finish(command(folder / f"{name}-first"), folder / f"{name}.log")
+        load_modules(command(folder / f"{name}-first"), folder / f"{name}.log")
     jobs = [training, checkpoints]
     for name, command in (("prepare", prepare), ("synthesize", synthesize)):
         jobs.append(Job(name, command, intact(images(folder / f"{name}-first")), images))
@@ -256,12 +269,12 @@ def main() -> int:
         for name, job in jobs.items():
             if options.only in ("", name):
                 try:
-                    hits = soak(job, options.kills, random.Random(f"{seed} {name}"), folder, print)
+                    moments = soak(job, options.kills, random.Random(f"{seed} {name}"), folder, print)
                 except AssertionError as error:
                     print(f"soak: {name} FAILED with --seed {seed}: {error}", file=sys.stderr)
                     return 1
                 print(
-                    f"soak: {name} survived {options.kills} kills ({hits} while running), seed {seed}",
+                    f"soak: {name} survived {options.kills} kills ({moments} moments tried), seed {seed}",
                     flush=True,
                 )
     return 0

@@ -13,6 +13,14 @@ def export(
     inverse: Annotated[
         bool, typer.Option("--inverse", help="The other direction: sources from targets.")
     ] = False,
+    state: Annotated[
+        bool,
+        typer.Option(
+            "--state",
+            help="Of a run of fusion: the network's whole output instead of the fused image; with --inverse "
+            "the sources exactly from it.",
+        ),
+    ] = False,
     checkpoint: Annotated[
         str, typer.Option(metavar="step-N", help="Checkpoint to use (default: the newest).")
     ] = "",
@@ -24,7 +32,9 @@ def export(
       ivan export --run RUN --out t1_to_t2.pt2
 
       ivan export --run RUN --out t2_to_t1.pt2 --inverse
+
+      ivan export --run FUSER --out fuse.pt2
     """
     from ivan.export import export as work
 
-    typer.echo(f"wrote {work(run, out, inverse=inverse, checkpoint=checkpoint)}")
+    typer.echo(f"wrote {work(run, out, inverse=inverse, state=state, checkpoint=checkpoint)}")

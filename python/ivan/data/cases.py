@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ivan.data.naming import FileName, Modalities, guess_modalities, parse, patient_of
 from ivan.data.volume import SUFFIXES, image_suffix, stem
+from ivan.data.walk import files_below
 from ivan.errors import InputError
 
 
@@ -46,7 +47,11 @@ class CaseList(list[Case]):
 
 
 def find_cases(
-    root: str | os.PathLike[str], modalities: Sequence[str], *, optional: Sequence[str] = ()
+    root: str | os.PathLike[str],
+    modalities: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+    ambiguous: str = "error",
 ) -> CaseList:
     """Find the cases below a folder that have all of `modalities`.
 
@@ -66,6 +71,7 @@ def find_cases(
         root: the folder, searched at any depth.
         modalities: those that a case must have.
         optional: those that are attached where present.
+        ambiguous: "note" leaves a case with two files of a modality out, with a note, and may return no case.
 
     Returns:
         At least one case, with `skipped` naming those left out.
@@ -93,7 +99,7 @@ def find_cases(
     groups = _group(named, wanted)
     if named is leading and not any(_complete(group, modalities) for group in groups.values()):
         groups = _by_folder(leading, root)
-    return _cases(str(root), groups, modalities)
+    return _cases(str(root), groups, modalities, ambiguous)
 
 
 def find_cases_in_folders(
@@ -184,21 +190,11 @@ def _images(root: Path) -> list[Path]:
             f"{error.filename}: folder cannot be read ({error.strerror}); change its permissions"
         )
 
-    seen: set[str] = set()
-    found: list[Path] = []
-    bids = (root / "dataset_description.json").is_file()
-    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        ignored = {"derivatives", "sourcedata", "code"} if bids and Path(folder) == root else set()
-        subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and name not in ignored
-        )
-        found += [Path(folder, name) for name in names if not name.startswith(".") and image_suffix(name)]
-    return sorted(found, key=lambda path: _natural(str(path)))
+    derived = (
+        {"derivatives", "sourcedata", "code"} if (root / "dataset_description.json").is_file() else set()
+    )
+    found = files_below(root, refuse, lambda folder: derived if folder == root else set())
+    return sorted((path for path in found if image_suffix(path)), key=lambda path: _natural(str(path)))
 
 
 Groups = Mapping[str, Mapping[str, Sequence[Path]]]
@@ -232,26 +228,28 @@ def _complete(group: Mapping[str, Sequence[Path]], modalities: Iterable[str]) ->
     return all(group.get(modality) for modality in modalities)
 
 
-def _cases(label: str, groups: Groups, modalities: Sequence[str]) -> CaseList:
-    cases, skipped = [], []
+def _cases(label: str, groups: Groups, modalities: Sequence[str], ambiguous: str = "error") -> CaseList:
+    cases, skipped, notes = [], [], []
     for name, group in sorted(groups.items(), key=lambda item: _natural(item[0])):
         missing = [modality for modality in modalities if not group.get(modality)]
         if missing:
             skipped.append(f"{name}: no {' and no '.join(missing)}, skipped")
             continue
-        for modality, files in group.items():
-            if len(files) > 1:
-                listed = ", ".join(str(file) for file in files[:3])
-                raise InputError(
-                    f"{label}: case '{name}' has {len(files)} files for {modality} ({listed}), expected one; "
-                    "remove or rename the others, or choose a folder that holds one of them"
-                )
+        if several := [(modality, files) for modality, files in group.items() if len(files) > 1]:
+            modality, files = several[0]
+            listed = ", ".join(str(file) for file in files[:3])
+            said = f"case '{name}' has {len(files)} files for {modality} ({listed}), expected one; "
+            remedy = "remove or rename the others, or choose a folder that holds one of them"
+            if ambiguous == "error":
+                raise InputError(f"{label}: {said}{remedy}")
+            notes.append(f"{said}left out, {remedy}")
+            continue
         files_of = {modality: files[0] for modality, files in group.items()}
         cases.append(Case(name, patient_of(name, files_of[modalities[0]]), files_of))
-    if not cases:
+    if not cases and not notes:
         some = "; ".join(skipped[:4]) + (f"; and {len(skipped) - 4} more" if len(skipped) > 4 else "")
         raise InputError(
             f"{label}: no case has all of {', '.join(modalities)} ({some}); give the files of a case "
             "the same name"
         )
-    return CaseList(cases, skipped)
+    return CaseList(cases, skipped, notes)

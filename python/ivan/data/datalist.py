@@ -55,7 +55,10 @@ def read_datalist(
     file, part = _divide(path)
     content = _load(file)
     if part and part not in content:
-        raise InputError(f"{path}: has no part '{part}', only {', '.join(p for p in PARTS if p in content)}")
+        raise InputError(
+            f"{path}: has no part '{part}', only {', '.join(p for p in PARTS if p in content)}; name one of "
+            "these, or keep patients apart for it (ivan prepare --test 0.2)"
+        )
     wanted = Modalities(modalities, optional)
     cases: dict[str, Case] = {}
     skipped = []

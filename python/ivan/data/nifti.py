@@ -128,6 +128,15 @@ def _check_header(path: Path, header: Any, compressed: bool, luma: bool) -> tupl
         raise InputError(
             f"{path}: slope {slope:g} and intercept {intercept:g} of its header, expected finite numbers"
         )
+    sizes = [float(size) for size in header["pixdim"][1:4]]
+    # With an sform they do not matter; nibabel would take a size of 0 for 1 mm.
+    if int(header["sform_code"]) <= 0 < int(header["qform_code"]) and not all(
+        abs(size) > 0 for size in sizes
+    ):
+        raise InputError(
+            f"{path}: voxel sizes {' x '.join(f'{size:g}' for size in sizes)} mm in its header, "
+            "expected positive ones; repair the header (fslchpixdim, nibabel)"
+        )
     return (*shape, 1)[:3], int(np.prod(claimed)) * dtype.itemsize + max(int(offset), 352)
 
 

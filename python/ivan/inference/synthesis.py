@@ -52,7 +52,7 @@ def synthesize(
         The files written.
 
     Raises:
-        InputError: the run or the data cannot be used.
+        InputError: the run or the data cannot be used; where single cases cannot, the others are written.
         RunError: a result cannot be written; those before it are whole.
     """
     from ivan.data.writing import remove_leftovers
@@ -73,14 +73,29 @@ def synthesize(
     for name in predictor.modalities(inverse)[1]:
         remove_leftovers(Path(out) / name)
     written: list[Path] = []
+    failed: list[InputError] = []
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:
             started = time.perf_counter()
-            _, paths = synthesize_case(predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty)
+            try:
+                _, paths = synthesize_case(
+                    predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty
+                )
+            except InputError as error:  # one bad file must not cost the cases after it
+                if len(cases) == 1:
+                    raise
+                failed.append(error)
+                warn(f"{case.name} left out: {error}")
+                continue
             seconds = time.perf_counter() - started
             written += paths
             for path in paths:
                 say(f"wrote {path} ({seconds:.1f} s)")
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(cases)} cases could not be used, the others are written; the first: "
+            f"{failed[0]}"
+        )
     return written
 
 

@@ -57,11 +57,19 @@ def overlay_path(out: Path, case: str) -> Path:
 
 
 def signature(case: RawCase, settings: Settings) -> str:
-    """Changes with the files' paths, sizes or times, their order, and the settings."""
+    """Changes with the files' paths, sizes or times, their order, and the settings.
+
+    Raises:
+        InputError: a file is not there any more, or is a link that leads nowhere.
+    """
     files = {}
     for modality, image in case.images.items():
         paths = image.files if isinstance(image, Stack) else [image]
-        states = [path.stat() for path in paths]
+        try:
+            states = [path.stat() for path in paths]
+        except OSError as error:
+            link = "a link that leads nowhere" if Path(error.filename).is_symlink() else "cannot be read"
+            raise InputError(f"{error.filename}: {link} ({error.strerror}); copy the file again") from None
         echo = str(image.echo) if isinstance(image, Stack) else ""
         files[modality] = [
             [str(path.resolve()), state.st_size, state.st_mtime_ns, echo]

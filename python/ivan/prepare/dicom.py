@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ivan.data.volume import check_claim, image_suffix
+from ivan.data.walk import files_below
 from ivan.errors import InputError
 
 _SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
@@ -118,38 +118,45 @@ def is_dicom(path: Path) -> bool:
 
 def dicom_files(root: Path) -> list[Path]:
     """All DICOM files below a folder, sorted; hidden ones and DICOMDIR indices are left out."""
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name)
-            if name.startswith(".") or name.upper() == "DICOMDIR" or image_suffix(name):
-                continue
-            if path.is_file() and is_dicom(path):
-                found.append(path)
-    return found
+    return [
+        path
+        for path in files_below(root)
+        if path.name.upper() != "DICOMDIR" and not image_suffix(path) and path.is_file() and is_dicom(path)
+    ]
 
 
 def read_headers(
-    paths: Iterable[Path], skip: Callable[[str], None], advance: Callable[[], None] | None = None
+    paths: Iterable[Path], skip: Callable[[Path, str], None], advance: Callable[[], None] | None = None
 ) -> list[Header]:
-    """Headers of the files that hold slices with a place in the patient; `skip` is told of every other."""
+    """Headers of the files that hold slices with a place in the patient; `skip` is told of every other.
+
+    A copy of a file before it is passed over, too: same SOPInstanceUID, series and places of its slices.
+    """
     pydicom = require_pydicom()
     import logging
     import warnings
 
     logging.getLogger("pydicom").setLevel(logging.ERROR)
     headers = []
+    seen: set[tuple[Any, ...]] = set()
     for path in paths:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # values outside the standard: what matters is checked here
                 dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=_TAGS)
-                headers.append(_header(path, dataset))
+                header = _header(path, dataset)
+            # Not by the UID alone: careless anonymisation gives the same one to every slice.
+            places = tuple((frame.position, f"{frame.echo}", frame.number) for frame in header.frames)
+            image = (str(dataset.get("SOPInstanceUID") or ""), header.patient, header.series, places)
+            if image[0] and image in seen:
+                skip(path, "a copy of an image that lies elsewhere too (same SOPInstanceUID); taken once")
+                continue
+            seen.add(image)
+            headers.append(header)
         except InputError as error:
-            skip(str(error))
+            skip(path, str(error).removeprefix(f"{path}: "))
         except Exception as error:  # pydicom raises many kinds for damaged files
-            skip(f"{path}: damaged DICOM file ({' '.join(str(error).split())[:120]}); copy it again")
+            skip(path, f"damaged DICOM file ({' '.join(str(error).split())[:120]}); copy it again")
         if advance:
             advance()
     return headers
@@ -157,7 +164,9 @@ def read_headers(
 
 def _header(path: Path, data: Any) -> Header:
     if "Rows" not in data or "Columns" not in data:
-        raise InputError(f"{path}: DICOM without an image (a report or an index), left out")
+        raise InputError(
+            f"{path}: DICOM without an image (a report, an index, or a file that was cut off), left out"
+        )
     if int(data.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{path}: colours or a screen capture, expected gray slices; left out")
     if str(data.get("PhotometricInterpretation", "MONOCHROME2")) != "MONOCHROME2":

@@ -10,6 +10,7 @@ from pathlib import Path
 from ivan.data.cases import find_cases
 from ivan.data.naming import Modalities, parse
 from ivan.data.volume import image_suffix
+from ivan.data.walk import files_below
 from ivan.errors import InputError
 from ivan.prepare.contrast import KNOWN, Rule, modality_of
 from ivan.prepare.dicom import Header, dicom_files, read_headers
@@ -86,7 +87,7 @@ def find_raw(
     cases = _dicom_cases(root, set(modalities), rules, found, advance)
     cases += _nifti_cases(root, modalities, reference, found)
     if not cases and not found.seen:
-        more = f" ({found.skipped[0]})" if found.skipped else ""
+        more = f" ({found.skipped[0]})" if found.skipped else "; it holds no DICOM and no NIfTI file"
         raise InputError(
             f"{root}: no image of a known modality found{more}; name them with --modality or --map"
         )
@@ -145,11 +146,13 @@ def _dicom_cases(
         if advance:
             advance(done, len(paths))
 
-    problems: list[str] = []
-    headers = read_headers(paths, problems.append, step)
-    found.skipped += problems[:20] + (
-        [f"and {len(problems) - 20} more files like these"] if problems[20:] else []
+    problems: dict[tuple[Path, str], list[Path]] = {}  # folder and complaint -> files
+    headers = read_headers(
+        paths, lambda path, said: problems.setdefault((path.parent, said), []).append(path), step
     )
+    for (folder, said), files in problems.items():
+        which = str(files[0]) if len(files) == 1 else f"{folder}: {len(files)} files ({files[0].name} ...)"
+        found.skipped.append(f"{which}: {said}")
     result = sort_series(headers)
     found.skipped += result.notes
     studies: dict[str, dict[str, dict[str, list[Stack]]]] = {}
@@ -217,8 +220,7 @@ def _choose(name: str, patient: str, series: Mapping[str, list[Stack]]) -> RawCa
 
 
 def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: Found) -> list[RawCase]:
-    files = [path for path in root.rglob("*.nii*") if image_suffix(path) in (".nii", ".nii.gz")]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    files = [path for path in files_below(root) if image_suffix(path) in (".nii", ".nii.gz")]
     if not files:
         return []
     names = list(dict.fromkeys([*modalities, *([reference] if reference else [])])) or list(KNOWN)
@@ -233,7 +235,8 @@ def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: F
         return []
     cases: dict[str, RawCase] = {}
     for name in present:  # a case may lack any of them: each is in turn the one that must be there
-        listed = find_cases(root, [name], optional=[other for other in present if other != name])
+        others = [other for other in present if other != name]
+        listed = find_cases(root, [name], optional=others, ambiguous="note")
         found.skipped += [line for line in listed.notes if line not in found.skipped]
         for case in listed:
             images = {

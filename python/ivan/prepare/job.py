@@ -83,13 +83,14 @@ def prepare(
         records = []
         report.start(len(found.cases))
         for case in found.cases:
-            signed = signature(case, settings)
-            kept = finished(case, out, signed)
             try:
+                signed = signature(case, settings)
+                kept = finished(case, out, signed)
                 records.append(kept or prepare_case(case, out, settings, signed))
                 report.case(case.name, "kept" if kept else "prepared", records[-1]["warnings"])
             except InputError as error:  # one bad case must not cost the others
                 skipped.append(f"{case.name}: {error}")
+                report.said.add(skipped[-1])
                 report.case(case.name, "left out", [str(error)])
     if not records:
         raise InputError(f"{raw}: none of {len(found.cases)} cases could be used ({skipped[-1]})")
@@ -170,6 +171,7 @@ class _Progress:
         self.bar: Any = None
         self.task: Any = None
         self.done = self.made = self.total = 0
+        self.said: set[str] = set()  # why cases were left out, as it was said at once
         self.started = time.monotonic()
 
     def __enter__(self) -> _Progress:
@@ -200,7 +202,7 @@ class _Progress:
         if self.bar:
             self.bar.update(self.task, description="preparing", completed=0, total=total)
         elif self.console:
-            self._say(f"{total} cases found")
+            self._say(f"{total} case{'s' * (total != 1)} found")
 
     def case(self, name: str, what: str, lines: Sequence[str]) -> None:
         self.done += 1
@@ -217,10 +219,13 @@ class _Progress:
         self, records: Sequence[Any], parts: dict[str, list[Any]], skipped: Sequence[str], out: Path
     ) -> None:
         for line in skipped:
-            self._say(f"note: {line}")
+            if line not in self.said:
+                self._say(f"note: {line}")
         counts = ", ".join(f"{len(items)} {part}" for part, items in parts.items() if items)
         warned = sum(bool(record["warnings"]) for record in records)
-        self._say(f"{len(records)} cases ({counts}), {warned} with warnings: look at {out / 'quality.html'}")
+        lost = f", {self.total - len(records)} left out" if self.total > len(records) else ""
+        cases = f"{len(records)} case" + "s" * (len(records) != 1)
+        self._say(f"{cases} ({counts}), {warned} with warnings{lost}: look at {out / 'quality.html'}")
         self._say(f"train with: ivan train --data {out / 'dataset.json'} --from NAME --to NAME --out RUN")
 
     def _say(self, line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,19 @@ def write_normalisation(path: Path, config: TrainConfig, data: RunData) -> None:
     )
 
 
+def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """`items`, the next one made in a thread while the caller works with the last: few steps wait for data.
+
+    Right for items that depend on nothing but their position, as those of `SliceDataset`.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, "slices") as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
+
+
 class Batches:
     """The training batches of one process, from any position of any epoch.
 
@@ -155,7 +169,8 @@ class Batches:
         """Tensors of `SliceDataset` items by key, and names of the slices, from batch `position` on."""
         self._dataset.set_epoch(epoch)
         self._sampler.set_epoch(epoch, position)
-        for batch in self._loader:
+        batches = iter(self._loader)
+        for batch in batches if self._loader.num_workers else one_ahead(batches):
             names = [
                 f"{case} slice {index}" for case, index in zip(batch["case"], batch["slice"], strict=True)
             ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import time
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from ivan.data import ShapeBatchSampler, collate_slices
 from ivan.errors import InputError
+from ivan.training.data import one_ahead
 
 
 class Shapes:
@@ -88,3 +91,30 @@ def test_refused():
         ShapeBatchSampler(MIXED, 1, rank=2, world_size=2)
     with pytest.raises(InputError, match="no full batch"):
         ShapeBatchSampler(MIXED, 100, drop_last=True)
+
+
+def test_the_next_batch_is_made_while_the_last_is_used() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    used = one_ahead(items())
+    assert next(used) == 0
+    for _ in range(200):
+        if made == [0, 1]:
+            break
+        time.sleep(0.01)
+    assert made == [0, 1]  # one ahead, not more
+    assert list(used) == [1, 2, 3]
+
+    def breaking() -> Iterator[int]:
+        yield 1
+        raise OSError("disk gone")
+
+    broken = one_ahead(breaking())
+    assert next(broken) == 1
+    with pytest.raises(OSError, match="disk gone"):
+        next(broken)

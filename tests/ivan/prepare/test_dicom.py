@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ SMALL = {"shape": (20, 24, 10), "spacing": (8.0, 8.0, 14.0)}
 
 def stacks(folder: Path, skipped: list[str] | None = None) -> Sorted:
     problems: list[str] = [] if skipped is None else skipped
-    found = sort_series(read_headers(dicom_files(folder), problems.append))
+    found = sort_series(
+        read_headers(dicom_files(folder), lambda path, said: problems.append(f"{path}: {said}"))
+    )
     assert skipped is not None or problems == []
     return found
 
@@ -199,6 +202,35 @@ def test_modality_of_usual_descriptions(tmp_path: Path, description: str, name: 
     stack = one(tmp_path)
     assert modality_of(stack, (), "") == name
     assert modality_of(stack, parse_rules([rf"{description[:4]}.*=Mine"]), "") == "Mine"
+
+
+def test_copies_of_a_slice_are_taken_once_and_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "T1", "T1", **SMALL)
+    files = sorted((tmp_path / "T1").iterdir())
+    shutil.copy(files[2], tmp_path / "T1" / "copy.dcm")
+    shutil.copytree(tmp_path / "T1", tmp_path / "once more")
+    skipped: list[str] = []
+    found = stacks(tmp_path, skipped)
+    assert [len(stack.frames) for stack in found.stacks] == [10]
+    assert len(skipped) == 12  # the copy, and eleven files once more
+    assert all("copy of an image" in line for line in skipped)
+    expect_head(build_volume(found.stacks[0])[0], "T1")
+
+
+def test_slices_that_share_a_uid_by_careless_anonymisation_are_no_copies(tmp_path: Path) -> None:
+    write_series(tmp_path, "T1", SOPInstanceUID="1.2.3", **SMALL)
+    assert len(one(tmp_path).frames) == 10
+
+
+def test_implicit_vr(tmp_path: Path) -> None:
+    import pydicom
+
+    write_series(tmp_path, "T1", **SMALL)
+    for file in sorted(tmp_path.iterdir()):
+        data = pydicom.dcmread(file)
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        data.save_as(file, implicit_vr=True, little_endian=True)
+    expect_head(build_volume(one(tmp_path))[0], "T1")
 
 
 def test_bad_rules() -> None:

@@ -137,7 +137,7 @@ def test_slow_data_shows_in_the_share(train: Callable[..., Path], monkeypatch: p
         import time
 
         if dataset.training:
-            time.sleep(0.1)
+            time.sleep(1.0)  # far longer than a step, also on a busy machine
         return original(dataset, index)
 
     monkeypatch.setattr(SliceDataset, "__getitem__", slow)

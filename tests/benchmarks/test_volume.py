@@ -1,0 +1,51 @@
+"""The measurement of one volume's synthesis, on a small one; and its figures in the documentation."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+
+def test_measures_both_directions(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(repo / "benchmarks"))
+    script = importlib.import_module("volume")
+    small = "--blocks 1 --growth 4"
+    target = tmp_path / "volume.json"
+    script.main(
+        [
+            "--out",
+            str(tmp_path),
+            "--shape",
+            "40x36x4",
+            "--threads",
+            "1",
+            "--network",
+            small,
+            "--json",
+            str(target),
+        ]
+    )
+    found = json.loads(target.read_text())
+    assert found["shape"] == [40, 36, 4]
+    for direction, name in (("forward", "T2"), ("inverse", "T1")):
+        made = found["directions"][direction]
+        assert 0 <= made["volume_seconds"] < made["command_seconds"]
+        assert made["peak_memory_mb"] > 50  # Python and PyTorch alone take more
+        assert nib.load(tmp_path / direction / name / "head.nii.gz").shape == (40, 36, 4)
+
+
+def test_documentation_tells_what_was_measured(repo: Path) -> None:
+    page = (repo / "docs" / "deploy.md").read_text(encoding="utf-8")
+    path = repo / "benchmarks" / "results" / "volume.json"
+    if not path.exists():
+        assert "`benchmarks/results/volume.json`: not run yet" in page
+        return
+    found = json.loads(path.read_text())
+    assert found["shape"] == [256, 256, 150]
+    for made in found["directions"].values():
+        assert f"{made['volume_seconds']:.0f} s" in page
+        assert f"{made['peak_memory_mb'] / 1000:.1f} GB" in page
