@@ -28,7 +28,7 @@ def test_whole_way_repeats_to_the_last_digit(
     rng = np.random.default_rng(0)
     for patient in ("07", "26"):
         for name in ("T1", "T2"):
-            head = (rng.uniform(0.2, 1, (100, 100, 150)) * 500).astype(np.int16)
+            head = (rng.uniform(0.2, 1, (60, 64, 150)) * 500).astype(np.int16)
             nib.save(
                 nib.Nifti1Image(head, np.diag([-1.0, 1, 1, 1])), folder / f"patient{patient}_{name}.nii.gz"
             )
