@@ -22,7 +22,7 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo reproduce docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate clean
+.PHONY: help setup test demo reproduce docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate mutants clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
 	@echo "make test       all tests that need no GPU"
@@ -35,15 +35,17 @@ help:
 	@echo "make wheel      build and check the wheel in dist/  make portable-gate  the kernels without AVX"
 	@echo "make bench      kernels and network against plain PyTorch, into benchmarks/results/bench.json"
 	@echo "make performance  measures and writes docs/performance.md (25 minutes, on a quiet machine)"
+	@echo "make mutants    which small faults in the CUDA kernels does no test notice? (MUTANTS=150 of them, SEED=0)"
 	@echo "make cuda-gate  all CUDA architectures, warnings are errors"
 	@echo "make setup      only the environment in .venv   make clean   remove it and everything built"
 
 # --- set-up --------------------------------------------------------------------------------------------------------
 # A Python that already has torch (a GPU image without network, say) lends its packages to the environment, by the
 # folders where it finds them: --system-site-packages would look past a virtual environment to the Python it came from.
-# The environment's own setuptools may be too old to build with, and would hide the lent one.
+# The environment's own setuptools may be too old to build with, and would hide the lent one. A Python without ensurepip
+# (Debian's, before python3-venv is installed) must lend its pip too.
 $(STAMPS)/venv:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) 2>/dev/null || $(PYTHON) -m venv --clear --without-pip $(VENV)
 	if $(PYTHON) -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then \
 		own="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
 		$(PYTHON) -c 'import sys; print(*[p for p in sys.path if p.endswith("-packages")], sep="\n")' > "$$own/lent.pth"; \
@@ -57,7 +59,7 @@ $(STAMPS)/torch: $(STAMPS)/venv
 
 # The build requirements of pyproject.toml: without build isolation pip does not install them itself.
 $(STAMPS)/build-tools: $(STAMPS)/torch pyproject.toml
-	$(BIN)/pip install -q $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",' )
+	$(BIN)/python -m pip install -q $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",' )
 	touch $@
 
 $(STAMPS)/install: $(STAMPS)/build-tools $(NATIVE_SOURCES)
@@ -178,6 +180,10 @@ cuda-gate: $(STAMPS)/gate-tools
 	$(BIN)/cmake --build build/cuda-gate --target ivan_cuda -j $(or $(MAX_JOBS),2); \
 	$(BIN)/python cmake/cuda_gate.py cmake/cuda_gate.toml $$(find build/cuda-gate/CMakeFiles/ivan_cuda.dir -name '*.cu.o'); \
 	echo "cuda-gate: $$(($$(date +%s) - start)) s"
+
+# Systematic small faults in csrc/cuda, each against the emulated tests; prints what survives. Needs no GPU; 20 minutes.
+mutants: $(STAMPS)/install
+	$(BIN)/python tests/cuda_emulation/mutate.py --sample $(or $(MUTANTS),150) --seed $(or $(SEED),0) $(MUTANTS_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -3,9 +3,9 @@
     python tests/compat.py [--torch "2.10.0 2.14.1"]
 
 Builds one wheel against the torch of this environment, then for every version makes a fresh environment,
-installs that torch and the very same wheel, and runs the op tests there. Without --torch: the oldest
-supported torch and the newest that pip offers. An environment takes several GB where torch comes with CUDA;
-it is removed afterwards.
+installs that torch and the very same wheel, and runs the tests of ops and modules there. Without --torch: the
+oldest supported torch and the newest that pip offers. An environment takes 5 GB where torch comes with CUDA;
+it is removed afterwards. 10 to 20 minutes, most of them downloads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,16 @@ TESTS = (
     "test_ops_autograd.py",
     "test_plu.py",
     "test_dense_block.py",
+    "test_dense_block_coupling.py",
+    "test_fake_cuda.py",
+    "test_modules_layers.py",
+    "test_reversible_gradients.py",
+    "test_reversible_use.py",
 )
 PROBE = """
 import sys, torch, ivan_fast
 info = ivan_fast.build_info()
-assert sys.argv[1] in ivan_fast.__file__, ivan_fast.__file__
+assert ivan_fast.__file__.startswith(sys.argv[1]), ivan_fast.__file__
 kernels = "CPU and CUDA kernels" if info["with_cuda"] else "CPU kernels"
 print(f"torch {torch.__version__}: build for torch {info['torch_target']}, {kernels}")
 """
@@ -69,38 +75,52 @@ def build_wheel() -> Path:
     return wheel
 
 
+def copy_tests() -> Path:
+    """A folder with the tests as tests/ivan_fast and a pytest.ini beside it. A copy, since the sources beside
+    the original would hide the installed package; one folder further down than pytest's root, since pytest
+    would make the tests' own folder the package `ivan_fast` otherwise."""
+    suite = WORK / "suite"
+    shutil.rmtree(suite, ignore_errors=True)
+    shutil.copytree(REPO / "tests" / "ivan_fast", suite / "tests" / "ivan_fast")
+    shutil.copy(REPO / "tests" / "conftest.py", suite / "tests")
+    (suite / "pytest.ini").write_text(
+        "[pytest]\naddopts = --import-mode=importlib -p no:cacheprovider\npythonpath = tests/ivan_fast\n"
+        "markers =\n    gpu: needs CUDA\n    slow: slow\n    data: data\n    timeout: of pytest-timeout\n"
+    )
+    return suite
+
+
+def run_tests(python: Path, suite: Path) -> str:
+    """pytest's closing line; what it printed is shown where it fails."""
+    files = [suite / "tests" / "ivan_fast" / name for name in TESTS]
+    command = [python, "-m", "pytest", "-q", "-m", "not gpu and not slow and not data", *files]
+    done = subprocess.run(
+        [str(c) for c in command],
+        cwd=suite,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    last = (done.stdout.strip().splitlines() or ["no output"])[-1]
+    if done.returncode != 0 or " passed" not in last:
+        print(done.stdout[-6000:], flush=True)
+        raise subprocess.CalledProcessError(done.returncode, command)
+    return last
+
+
 def check(version: str, wheel: Path) -> str:
-    """What the probe says on this version of torch; raises CalledProcessError where anything fails."""
+    """What was found on this version of torch; raises CalledProcessError where anything fails."""
     environment = WORK / f"torch-{version}"
     shutil.rmtree(environment, ignore_errors=True)
     try:
         venv.create(environment, with_pip=True)
         python = environment / "bin" / "python"
-        # numpy below 2.4: the oldest torch was built before
-        run(
-            python,
-            "-m",
-            "pip",
-            "install",
-            "-q",
-            "--no-cache-dir",
-            f"torch=={version}",
-            "numpy<2.4",
-            "pytest>=8",
-        )
-        run(python, "-m", "pip", "install", "-q", "--no-deps", wheel)
+        install = [python, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--no-cache-dir"]
+        run(*install, f"torch=={version}", "numpy<2.4", "pytest>=8")  # the oldest torch precedes numpy 2.4
+        run(*install, "--no-deps", wheel)
         said = run(python, "-c", PROBE, environment, cwd=WORK, stdout=subprocess.PIPE).stdout.strip()
-        tests = WORK / "tests"  # a copy: the sources beside the original would hide the installed package
-        shutil.rmtree(tests, ignore_errors=True)
-        shutil.copytree(REPO / "tests" / "ivan_fast", tests / "ivan_fast")
-        shutil.copy(REPO / "tests" / "conftest.py", tests)
-        (tests / "pytest.ini").write_text(
-            "[pytest]\naddopts = --import-mode=importlib\npythonpath = ivan_fast\nmarkers =\n"
-            "    gpu: needs CUDA\n    slow: slow\n    data: data\n"
-        )
-        files = [tests / "ivan_fast" / name for name in TESTS]
-        run(python, "-m", "pytest", "-q", "-m", "not gpu and not slow and not data", *files, cwd=tests)
-        return said
+        return f"{said}; {run_tests(python, copy_tests())}"
     finally:
         shutil.rmtree(environment, ignore_errors=True)
 
@@ -116,8 +136,11 @@ def main() -> int:
     wheel = build_wheel()
     failed = 0
     for version in versions:
+        begin = time.monotonic()
         try:
-            print(f"compat: torch {version}: passed ({check(version, wheel)})", flush=True)
+            found = check(version, wheel)
+            minutes = (time.monotonic() - begin) / 60
+            print(f"compat: torch {version}: passed ({found}; {minutes:.1f} minutes)", flush=True)
         except subprocess.CalledProcessError as error:
             failed += 1
             print(f"compat: torch {version}: FAILED: {' '.join(map(str, error.cmd))[:200]}", flush=True)

@@ -219,3 +219,29 @@ def test_make_builds_for_the_gpu_that_is_there(tmp_path, answer, expected):
     command = [make, "-s", "-C", REPO, "--no-print-directory", "--eval", show, "show"]
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert run.stdout.strip() == expected, run.stderr
+
+
+def test_a_bare_gpu_machine_needs_no_network(tmp_path):
+    """A Python with torch and the build tools, but without ensurepip: what `make gpu-check` builds with."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is absent")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(REPO / name, tmp_path)
+    lender = tmp_path / "bin" / "python3"
+    lender.parent.mkdir()
+    lender.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in "-m venv .venv") echo "ensurepip is not available"; mkdir .venv; exit 1;; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    lender.chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+    env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "nothing")}
+    command = [make, "-s", "-C", tmp_path, f"PYTHON={lender}", ".venv/stamps/build-tools"]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    python = tmp_path / ".venv" / "bin" / "python"
+    code = "import pip, pybind11, setuptools, torch; print(setuptools.__version__.split('.')[0])"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) >= 77

@@ -120,7 +120,7 @@ def test_a_worker_that_dies_or_hangs_is_replaced(tmp_path):
     second = workers.ask({"kind": "fine"}, 20)["result"]
     assert second != first
     begin = time.monotonic()
-    assert workers.ask({"kind": "hang"}, 1) == {"error": "stopped after 1 s"}
+    assert workers.ask({"kind": "hang"}, 1) == {"error": "stopped after 1 s", "stopped": True}
     assert time.monotonic() - begin < 15
     assert workers.ask({"kind": "fine"}, 20)["result"] not in (first, second)
     workers.stop()
@@ -167,7 +167,9 @@ def test_what_does_not_fit_is_not_tried_larger():
     eager = [r for r in run.workers.asked if r["name"] == "eager"]
     # at 1024 once per precision and job; never again at 2048 or with more images of at least as many pixels
     assert sum(r["size"] > 512 for r in eager) == 9
-    assert {r["name"] for r in run.workers.asked} == {"ours", "eager", "channels_last", "graph", "ours_graph"}
+    names = {r["name"] for r in run.workers.asked}
+    assert names == {"ours", "ours_other", "eager", "channels_last", "graph", "ours_graph"}
+    assert all(r["precision"] != "float32" for r in run.workers.asked if r["name"] == "ours_other")
     assert all(r["size"] <= 512 for r in run.workers.asked if "graph" in r["name"])
     largest = [r for r in run.rows if r["name"] == "ours" and r["size"] == 2048 and r["batch"] == 8]
     assert len(largest) == 9
@@ -226,6 +228,91 @@ def test_every_kind_of_fault_fails_the_check():
     }
     for key, value in faulty.items():
         assert len(plan.faults({**record, key: value})) == 1, key
+
+
+def test_a_part_that_crashes_is_a_fault_and_the_rest_goes_on(tmp_path):
+    """And a file is there from the first part on, whatever happens later."""
+    import plan
+    import report
+
+    run = simulated(batches=(1,))
+    run.save = lambda record: report.write({**record, "faults": plan.faults(record)}, tmp_path)
+    run.record["environment"] = {"device": "a card"}
+
+    def crash():
+        raise RuntimeError("two\nlines")
+
+    run.part("rates", crash)
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    assert record["faults"] == record["errors"] == ["rates: RuntimeError: two lines"]
+    assert record["times"] == []
+    run.part("times", lambda: plan.all_times(run, (1,)))
+    assert len(json.loads(path.read_text())["times"]) == len(run.rows) > 100
+
+
+def test_targets_come_before_larger_batches(monkeypatch):
+    """Compiling the training step at 256 is asked for before any batch of 8."""
+    import plan
+
+    run = simulated()
+    monkeypatch.setattr(
+        run.workers, "ask", lambda r, s, ask=run.workers.ask: ask(r, s) if "size" in r else {"error": "no"}
+    )
+    plan.everything(run, tests=False)
+    asked = [(r.get("name"), r.get("batch"), r.get("job")) for r in run.workers.asked]
+    assert asked.index(("compile", 1, "step")) < min(i for i, a in enumerate(asked) if a[1] == 8)
+    assert sum(a[0] == "compile" for a in asked) == 8
+
+
+SANITIZER = """#!{python}
+# Talks as compute-sanitizer does: a word on its output, the rest in its log file; the program is its child.
+import subprocess, sys
+words = sys.argv[1:]
+log = open(words[words.index("--log-file") + 1], "w")
+log.write("========= COMPUTE-SANITIZER\\n")
+log.flush()
+print("========= some greeting", flush=True)
+program = words[words.index("--log-file") + 2 :]
+code = subprocess.call(program)
+log.write("{report}\\n")
+sys.exit({status} or code)
+"""
+SANITIZED = """
+import json, sys, time
+for line in sys.stdin:
+    time.sleep({sleep})
+    print("noise")
+    print(json.dumps({{"result": {{"done": True}}}}), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("report", "status", "sleep", "good"),
+    [
+        ("========= ERROR SUMMARY: 0 errors", 0, 0, True),
+        ("========= ERROR SUMMARY: 2 errors", 9, 0, False),
+        ("", 0, 60, None),
+    ],
+)
+def test_sanitizer_is_understood(tmp_path, monkeypatch, report, status, sleep, good):
+    """A clean run, one with findings, and one that would take too long, whose child ends too."""
+    import checks
+    import supervisor
+
+    program, worker = tmp_path / "compute-sanitizer", tmp_path / "worker.py"
+    program.write_text(SANITIZER.format(python=sys.executable, report=report, status=status))
+    program.chmod(0o755)
+    worker.write_text(SANITIZED.format(sleep=sleep))
+    monkeypatch.setenv("COMPUTE_SANITIZER", str(program))
+    monkeypatch.setattr(checks, "Supervisor", lambda *a: supervisor.Supervisor(*a, worker=worker))
+    begin = time.monotonic()
+    found = checks.run_sanitizer("cpu", "memcheck", 5 if sleep else 50)
+    assert found["good"] is good, found
+    assert time.monotonic() - begin < 40
+    assert good is None or report in found["findings"]
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=False).stdout
+    assert str(worker) not in listed
 
 
 def test_device_events_are_read_once_at_the_end(monkeypatch):

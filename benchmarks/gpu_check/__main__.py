@@ -10,6 +10,7 @@ Needs torch, numpy, pytest and the installed package. Prints one table and write
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -48,13 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         tiny=cpu,
     )
     run = plan.Run(options, Budget(args.budget, args.started))
+    run.save = lambda record: report.write({**record, "faults": plan.faults(record)}, args.results)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         plan.everything(run, tests=not args.no_tests and not cpu)
     finally:
         run.workers.stop()
     faults = plan.faults(run.record)
-    run.record["faults"] = faults
-    path = report.write(run.record, args.results)
+    path = report.write({**run.record, "faults": faults}, args.results)
     print("\n".join(report.lines(run.record, faults)))
     print(f"written: {path}")
     print(f"gpu-check: {len(faults)} faults" if faults else "gpu-check: all right")

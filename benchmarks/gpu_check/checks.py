@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,27 @@ def run_sanitizer(device: str, tool: str, seconds: float) -> dict[str, Any]:
     program = find_sanitizer()
     if program is None:
         return {"good": None, "error": "not run: no compute-sanitizer (set COMPUTE_SANITIZER to its path)"}
-    prefix = (program, "--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only")
-    watched = Supervisor(device, prefix)
-    answer = watched.ask({"kind": "sanitize"}, seconds)
-    status = None
-    if "result" in answer and watched.process is not None:
-        assert watched.process.stdin is not None
-        watched.process.stdin.close()  # ends the worker; the sanitizer then says what it found
-        try:
-            status = watched.process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            answer = {"error": "compute-sanitizer did not end"}
-    found = [m.strip() for m in watched.messages if "ERROR SUMMARY" in m or "=========     at " in m]
-    watched.stop()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        # Its own words go to a file: it would write between the worker's answers otherwise.
+        prefix = (program, "--tool", tool, "--error-exitcode", "9", "--log-file", str(log))
+        watched = Supervisor(device, prefix)
+        answer = watched.ask({"kind": "sanitize"}, seconds)
+        status = None
+        if "result" in answer and watched.process is not None:
+            assert watched.process.stdin is not None
+            watched.process.stdin.close()  # ends the worker; the sanitizer then says what it found
+            try:
+                status = watched.process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                answer = {"error": "compute-sanitizer did not end"}
+        watched.stop()
+        words = log.read_text(errors="replace").splitlines() if log.exists() else []
+    found = [w.strip() for w in words if "ERROR SUMMARY" in w or "RACECHECK SUMMARY" in w or " at " in w][:8]
+    if answer.get("stopped") and not any("Invalid" in w or "hazard" in w for w in words):
+        return {"good": None, "error": f"not finished: {answer['error']}, nothing found until then"}
+    if any("not supported" in w.lower() for w in words):
+        return {"good": None, "error": "not run: compute-sanitizer does not support this device here"}
     if "error" in answer:
-        return {"good": False, **answer, "findings": found[:5]}
-    return {"good": status == 0, "exit": status, "findings": found[:5]}
+        return {"good": False, "error": answer["error"], "findings": found}
+    return {"good": status == 0, "exit": status, "findings": found}

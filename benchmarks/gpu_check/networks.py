@@ -14,14 +14,17 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # network_twin is beside this folder
 from network_twin import EagerIVAN
 
+import ivan_fast
 from ivan.model import IVAN  # torch and ivan_fast only
+from ivan_fast import ops
 
 CHANNELS, BLOCKS = 2, 8
 PRECISIONS = ("float32", "tf32", "bf16")
 COMPUTE = {"float32": "strict", "tf32": "tf32", "bf16": "bf16"}  # of our dense blocks
 JOBS = ("forward", "inverse", "step")
-# Name -> whether it is ours, how PyTorch runs it.
-IMPLEMENTATIONS = ("eager", "channels_last", "graph", "compile", "ours", "ours_graph")
+KERNELS = ("layerwise", "fused")  # of our dense blocks on tensor cores
+# PyTorch's four ways, and ours: with the default kernel, with the other one, in a CUDA graph.
+IMPLEMENTATIONS = ("eager", "channels_last", "graph", "compile", "ours", "ours_other", "ours_graph")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,20 @@ def precision(name: str, device: torch.device) -> Iterator[None]:
             torch.backends.cudnn.allow_tf32,
             torch.backends.cudnn.benchmark,
         ) = before
+
+
+def choose_kernel(name: str | None = None) -> str | None:
+    """Chooses the dense block's CUDA kernel; default: that which users get. None in builds without CUDA."""
+    global DEFAULT_KERNEL
+    if not ivan_fast.build_info()["with_cuda"]:
+        return None
+    DEFAULT_KERNEL = DEFAULT_KERNEL or ops.dense_block_cuda_kernel()
+    chosen = DEFAULT_KERNEL if name is None else name
+    ops.set_dense_block_cuda_kernel(chosen)
+    return chosen
+
+
+DEFAULT_KERNEL: str | None = None
 
 
 def our_network(precision_name: str, device: torch.device, blocks: int = BLOCKS) -> IVAN:
@@ -151,8 +168,11 @@ def graphed(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 def build(name: str, case: Case, job: str, device: torch.device) -> Callable[[], Tensor]:
     """The job of an implementation, ready to be called again and again."""
+    default = choose_kernel()
+    if name == "ours_other":
+        choose_kernel("layerwise" if default == "fused" else "fused")
     ours = our_network(case.precision, device, case.blocks)
-    if name in ("ours", "ours_graph"):
+    if name.startswith("ours"):
         model: nn.Module = ours
     else:
         # cuDNN's best layout is known to be channels_last where tensor cores are used

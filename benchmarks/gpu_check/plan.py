@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,9 +12,16 @@ from networks import BLOCKS, IMPLEMENTATIONS, JOBS, PRECISIONS, Case
 from supervisor import Supervisor
 from timing import Budget
 
-COMPILE_SIZES = (256, 512)
+# Size, job and precision of torch.compile, in this order.
+COMPILED = tuple(
+    (size, job, precision)
+    for size in (256, 512)
+    for precision in ("bf16", "tf32")
+    for job in ("step", "forward")
+)
 GRAPH_SIZES = (256, 512)
 COMPILE_SECONDS = 170.0  # max-autotune of one job, at most
+SANITIZER_SECONDS = 75.0  # of one tool, at most
 LARGE = 4096  # the slice that must train
 Row = dict[str, Any]
 
@@ -42,9 +49,23 @@ class Run:
     budget: Budget
     record: Row = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    save: Callable[[Row], object] | None = None  # called with the record after every part
 
     def __post_init__(self) -> None:
         self.workers = Supervisor(self.options.device)
+        self.record |= {"errors": [], "times": self.rows, "skipped": self.budget.skipped}
+
+    def part(self, name: str, work: Callable[[], object]) -> None:
+        """One part of the check: what goes wrong in it is noted and the next part begins; what is known by
+        then is saved, so that nothing is lost with a process that is ended from outside."""
+        try:
+            work()
+        except Exception as error:
+            text = " ".join(str(error).split())[:300]
+            self.record["errors"].append(f"{name}: {type(error).__name__}: {text}")
+        self.record["seconds"] = self.budget.total - self.budget.left()
+        if self.save is not None:
+            self.save(self.record)
 
     def say(self, text: str) -> None:
         print(f"[{self.budget.total - self.budget.left():4.0f} s] {text}", flush=True)
@@ -53,21 +74,24 @@ class Run:
         """The worker's result; None, noted in the record, where there is none."""
         answer = self.workers.ask(request, min(seconds, self.budget.left()))
         if "error" in answer:
-            self.record.setdefault("errors", []).append(f"{what}: {answer['error']}")
+            self.record["errors"].append(f"{what}: {answer['error']}")
             return None
         return answer["result"]
 
 
-def times(options: Options) -> Iterator[tuple[str, Case, str]]:
-    """Implementation, case and job, in the order in which they are measured."""
-    plain = ("ours", "eager", "channels_last")
-    for batch in options.batches:
+def times(options: Options, batches: tuple[int, ...] | None = None) -> Iterator[tuple[str, Case, str]]:
+    """Implementation, case and job, in the order in which they are measured; of some batches, or of all."""
+    on_cpu = options.device == "cpu"
+    for batch in options.batches if batches is None else batches:
         for size in options.sizes:
             for precision in PRECISIONS:
+                plain = ["ours", "eager", "channels_last"]
+                if precision != "float32" and not on_cpu:  # which has one kernel only
+                    plain.insert(1, "ours_other")
                 for job in JOBS:
                     for name in plain:
                         yield name, options.case(size, batch, precision), job
-        if batch == min(options.batches) and options.device != "cpu":
+        if batch == min(options.batches) and not on_cpu:
             for size in (s for s in options.sizes if s in GRAPH_SIZES):
                 for precision in PRECISIONS:
                     for job in JOBS:
@@ -138,54 +162,76 @@ def largest_slice(run: Run) -> None:
             measure_time(run, "ours", run.options.case(LARGE, 1, precision), "step")
 
 
-def compiled(run: Run) -> None:
+def compiled(run: Run, jobs: tuple[tuple[int, str, str], ...]) -> None:
     """torch.compile in max-autotune, each job in a new process that may be stopped."""
     if run.options.device == "cpu":
         return
-    for size in (s for s in run.options.sizes if s in COMPILE_SIZES):
-        for job, precision in (("step", "bf16"), ("forward", "bf16"), ("step", "tf32"), ("forward", "tf32")):
-            case = run.options.case(size, 1, precision)
-            if run.budget.fits(f"compile {job} {case.label}", 60.0):
-                run.workers.stop()
-                measure_time(run, "compile", case, job, seconds=COMPILE_SECONDS)
-                run.say(f"torch.compile: {job} {case.label}")
+    for size, job, precision in jobs:
+        case = run.options.case(size, 1, precision)
+        if size in run.options.sizes and run.budget.fits(f"compile {job} {case.label}", 60.0):
+            run.workers.stop()
+            run.say(f"torch.compile: {job} {case.label}")
+            measure_time(run, "compile", case, job, seconds=COMPILE_SECONDS)
     run.workers.stop()
+
+
+def accuracies(run: Run) -> None:
+    run.record["accuracy"] = []
+    for precision in PRECISIONS:
+        request = {"kind": "accuracy", "precision": precision, "blocks": run.options.blocks}
+        request["size"] = 12 if run.options.tiny else 61
+        run.record["accuracy"] += run.ask(f"accuracy {precision}", request, 60) or []
+    run.record["official"] = run.ask("official vectors", {"kind": "official"}, 60)
+
+
+def proofs(run: Run) -> None:
+    """The tests that need a GPU, and every kernel under compute-sanitizer."""
+    run.workers.stop()  # leaves the device to the tests
+    run.say("tests")
+    if run.budget.fits("tests", 60):
+        run.record["tests"] = checks.run_tests(min(200, run.budget.left() - 30))
+    run.record["sanitizer"] = {}
+    for tool in checks.SANITIZER_TOOLS:
+        if run.budget.fits(f"compute-sanitizer {tool}", 240):
+            run.say(f"compute-sanitizer {tool}")
+            run.record["sanitizer"][tool] = checks.run_sanitizer(run.options.device, tool, SANITIZER_SECONDS)
+
+
+def all_times(run: Run, batches: tuple[int, ...]) -> None:
+    before = None
+    for name, case, job in times(run.options, batches):
+        if (here := (case.size, case.batch)) != before:
+            run.say(f"times at {case.size}x{case.size}, batch {case.batch}")
+            before = here
+        measure_time(run, name, case, job)
 
 
 def everything(run: Run, tests: bool = True) -> None:
     """The whole check. Results are in run.record and run.rows."""
     options, record = run.options, run.record
-    record["environment"] = run.ask("environment", {"kind": "describe"}, 60) or {}
-    run.say(f"{record['environment'].get('device', 'no device')}: accuracy")
-    record["accuracy"] = []
-    for precision in PRECISIONS:
-        request = {"kind": "accuracy", "precision": precision, "blocks": options.blocks}
-        request["size"] = 12 if options.tiny else 61
-        record["accuracy"] += run.ask(f"accuracy {precision}", request, 60) or []
-    record["official"] = run.ask("official vectors", {"kind": "official"}, 60)
+
+    def environment() -> None:
+        record["environment"] = run.ask("environment", {"kind": "describe"}, 60) or {}
+        run.say(f"{record['environment'].get('device', 'no device')}: accuracy")
+
+    def rates() -> None:
+        run.say("peak rates")
+        record["rates"] = run.ask("rates", {"kind": "rates", "tiny": options.tiny}, 90)
+
+    record["environment"] = {}
+    few, more = options.batches[:1], options.batches[1:]
+    run.part("environment", environment)
+    run.part("accuracy", lambda: accuracies(run))
     if tests:
-        run.workers.stop()  # leaves the device to the tests
-        run.say("tests")
-        record["tests"] = checks.run_tests(min(240, run.budget.left() - 200))
-        record["sanitizer"] = {}
-        for tool in checks.SANITIZER_TOOLS:
-            if run.budget.fits(f"compute-sanitizer {tool}", 300):
-                run.say(f"compute-sanitizer {tool}")
-                record["sanitizer"][tool] = checks.run_sanitizer(options.device, tool, 90)
-    run.say("peak rates")
-    record["rates"] = run.ask("rates", {"kind": "rates", "tiny": options.tiny}, 90)
-    before = None
-    for name, case, job in times(options):
-        if (here := (case.size, case.batch)) != before:
-            run.say(f"times at {case.size}x{case.size}, batch {case.batch}")
-            before = here
-        measure_time(run, name, case, job)
-    largest_slice(run)
-    compiled(run)
+        run.part("proofs", lambda: proofs(run))
+    run.part("rates", rates)
+    run.part("times", lambda: all_times(run, few))
+    run.part("largest slice", lambda: largest_slice(run))
+    # What the targets are about first; compiling takes minutes.
+    run.part("compile", lambda: compiled(run, COMPILED[:1]))
+    run.part("times of larger batches", lambda: all_times(run, more))
+    run.part("compile", lambda: compiled(run, COMPILED[1:]))
     run.workers.stop()
-    record["times"] = run.rows
-    record["skipped"] = run.budget.skipped
-    record["seconds"] = run.budget.total - run.budget.left()
 
 
 def faults(record: Row) -> list[str]:

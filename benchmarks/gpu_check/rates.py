@@ -86,20 +86,24 @@ def dense_block_rates(watch: Stopwatch, size: int, peaks: dict[str, float]) -> l
     flops = 2.0 * sum(w.numel() for w in weights) * size * size
     rows = []
     for precision, compute in networks.COMPUTE.items():
-        for name, units, call in (
-            ("dense_block", 1, lambda c=compute: ops.dense_block(x, weights, biases, 0.2, c)),
-            (
-                "dense_block_backward",
-                3,
-                lambda c=compute: ops.dense_block_backward(grad, x, weights, biases, 0.2, c),
-            ),
-        ):
-            seconds, runs = watch.median(call, seconds_for(watch))
-            rate = units * flops / seconds
-            rows.append(
-                {"op": name, "size": size, "precision": precision, "seconds": seconds, "calls": runs,
-                 "flop_per_s": rate, "of_matmul": rate / peaks[precision]}
-            )  # fmt: skip
+        kernels = networks.KERNELS if watch.device.type == "cuda" and precision != "float32" else (None,)
+        for kernel in kernels:
+            networks.choose_kernel(kernel)
+            calls = {
+                "dense_block": (1, lambda c=compute: ops.dense_block(x, weights, biases, 0.2, c)),
+                "dense_block_backward": (
+                    3,
+                    lambda c=compute: ops.dense_block_backward(grad, x, weights, biases, 0.2, c),
+                ),
+            }
+            for name, (units, call) in calls.items():
+                seconds, runs = watch.median(call, seconds_for(watch))
+                rate = units * flops / seconds
+                rows.append(
+                    {"op": name, "size": size, "precision": precision, "kernel": kernel, "seconds": seconds,
+                     "calls": runs, "flop_per_s": rate, "of_matmul": rate / peaks[precision]}
+                )  # fmt: skip
+    networks.choose_kernel()
     return rows
 
 

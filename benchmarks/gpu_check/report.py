@@ -43,7 +43,18 @@ def cell(row: Row | None, best: float | None = None) -> str:
 def times_table(record: Row) -> list[str]:
     peaks = (record.get("rates") or {}).get("matmul_flop_per_s", {})
     rows = {(r["size"], r["batch"], r["precision"], r["job"], r["name"]): r for r in record.get("times", [])}
-    head = ["size", "batch", "precision", "job", "ours ms", "of peak", "B/px", "ours graph", *RIVALS]
+    head = [
+        "size",
+        "batch",
+        "precision",
+        "job",
+        "ours ms",
+        "other ms",
+        "of peak",
+        "B/px",
+        "ours graph",
+        *RIVALS,
+    ]
     lines = [head]
     for size, batch in sorted({k[:2] for k in rows}, key=lambda k: (k[1], k[0])):
         for precision in PRECISIONS:
@@ -57,6 +68,7 @@ def times_table(record: Row) -> list[str]:
                 lines.append(
                     [
                         f"{size}", f"{batch}", precision, job, cell(mine),
+                        cell(rows.get((*key, "ours_other"))),
                         f"{mine['flop_per_s'] / peak:.0%}" if good and peak else "-",
                         f"{added / mine['pixels']:.0f}" if good and added is not None else "-",
                         cell(rows.get((*key, "ours_graph"))),
@@ -84,7 +96,13 @@ def rates_lines(record: Row) -> list[str]:
         parts = ", ".join(f"{layout} {rate / 1e12:.1f} TFLOP/s" for layout, rate in found.items())
         lines.append(f"PyTorch's 3x3 convolution 128 -> 32, {precision}: {parts}")
     for row in rates["ops"]:
-        name = f"{row['op']} {row.get('precision', 'float32')} {row['size']}x{row['size']}"
+        words = (
+            row["op"],
+            row.get("precision", "float32"),
+            row.get("kernel"),
+            f"{row['size']}x{row['size']}",
+        )
+        name = " ".join(w for w in words if w is not None)
         if "of_copy" in row:
             value = f"{row['bytes_per_s'] / 1e9:.0f} GB/s, {row['of_copy']:.0%} of a copy"
         else:
@@ -103,8 +121,10 @@ def lines(record: Row, faults: list[str]) -> list[str]:
     ]
     text = ["", f"{environment.get('device')}: {', '.join(parts)}", ""]
     text += [*times_table(record), "", *rates_lines(record), ""]
+    default = (environment.get("ivan_fast") or {}).get("dense_block_cuda")
     text.append(
-        "ms: median, L2 cache overwritten before each call; (x): times slower than ours; of peak: useful "
+        f"ours: {default} dense blocks, other: the other kernel; ms: median, L2 cache overwritten before "
+        "each call; (x): times slower than ours; of peak: useful "
         "work over the matrix product's rate at that precision; B/px: memory that the job added"
     )
     for row in record.get("accuracy", []):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,13 @@ class Supervisor:
 
     def start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that what it starts (a sanitizer its program) ends with it
         )
         self.answers, self.messages = queue.Queue(), []
         pairs = ((process.stdout, self.answers.put), (process.stderr, self.messages.append))
@@ -43,16 +53,17 @@ class Supervisor:
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         process = self.process if self.process is not None and self.process.poll() is None else self.start()
         assert process.stdin is not None
+        deadline = time.monotonic() + max(seconds, 0.1)
         try:
             print(json.dumps(request), file=process.stdin, flush=True)
-            line = self.answers.get(timeout=max(seconds, 0.1))
+            while line := self.answers.get(timeout=max(deadline - time.monotonic(), 0.01)):
+                if line.startswith('{"'):  # and not what a sanitizer says about itself
+                    return json.loads(line)
         except queue.Empty:
             self.stop()
-            return {"error": f"stopped after {seconds:.0f} s"}
+            return {"error": f"stopped after {seconds:.0f} s", "stopped": True}
         except BrokenPipeError:
-            line = ""
-        if line:
-            return json.loads(line)
+            pass
         process.wait()
         for reader in self.readers:
             reader.join(timeout=2)
@@ -61,7 +72,8 @@ class Supervisor:
 
     def stop(self) -> None:
         if self.process is not None:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
 

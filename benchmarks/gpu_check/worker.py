@@ -40,12 +40,14 @@ def time_job(request: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
 
 
 def sanitize(device: torch.device) -> dict[str, Any]:
-    """Every kernel once on awkward sizes: what compute-sanitizer watches."""
-    for precision in networks.PRECISIONS:
-        for size in (21, 32):
-            model = networks.our_network(precision, device, blocks=1)
-            x, y = networks.images(Case(size, 2, precision), device)
-            networks.make_job(model, "step", x, y, precision)()
+    """Every kernel once on awkward sizes, the dense block's in both forms: what compute-sanitizer watches."""
+    for kernel in networks.KERNELS:
+        networks.choose_kernel(kernel)
+        for precision in networks.PRECISIONS:
+            for size in (21, 32):
+                model = networks.our_network(precision, device, blocks=1)
+                x, y = networks.images(Case(size, 2, precision), device)
+                networks.make_job(model, "step", x, y, precision)()
     return {"done": True}
 
 

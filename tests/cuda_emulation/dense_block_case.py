@@ -97,15 +97,18 @@ def run_walk(
     compute: str = "strict",
     limit: int = 64 * MIB,
     fused: bool = False,
+    grad: Tensor | None = None,
 ) -> list[Tensor]:
     """``[out, grad_state, grad_x, gradients of weights and biases]`` of H, or of G and H together.
 
-    The state's gradient is the last case's grad_y.
+    The state's gradient is `grad`, or the last case's grad_y. Samples of state, g and grad may lie apart.
     """
-    out, grad_state = torch.full_like(state, torch.nan), torch.full_like(state, torch.nan)
+    out, grad_state = (
+        torch.full_like(state, torch.nan, memory_format=torch.contiguous_format) for _ in range(2)
+    )
     kind = {"forward": 1, "inverse": 2}[walk]
     options = [int(fused), limit, 2, kind, int(state.dtype == torch.float64)]
-    half = [state, g, cases[-1].grad_y.to(state.dtype), out, grad_state]
+    half = [state, g, grad if grad is not None else cases[-1].grad_y.to(state.dtype), out, grad_state]
     grads, _ = _call(emulator, cases, compute, options, 0.2, [None] * len(cases), half)
     return [out, grad_state, *grads]
 
@@ -123,6 +126,7 @@ def _call(
     shape, depth = case.x.shape, len(case.weights)
     growth = case.weights[0].shape[0] if depth > 1 else 1
     sizes = torch.tensor([shape[0], shape[1], case.weights[-1].shape[0], growth, depth, *shape[2:]])
+    strides = [0 if t is None else t.stride(0) for t in half[:3]]
     used = torch.zeros(1, dtype=torch.int64)
     weights, biases = [w for c in cases for w in c.weights], [b for c in cases for b in c.biases]
     grads = [
@@ -132,7 +136,7 @@ def _call(
     emulator.call(
         "dense_block",
         sizes,
-        torch.tensor([OPERANDS[compute], *options, len(cases)]),
+        torch.tensor([OPERANDS[compute], *options, len(cases), *strides]),
         int(case.x.dtype == torch.float64),
         slope,
         case.x,
@@ -192,8 +196,7 @@ def truth(case: Case, compute: str = "strict", slope: float = 0.2) -> list[Tenso
 
 
 def worst(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """The largest relative error, in the norm, of any result."""
+    """The largest relative error, in the norm, of any result; NaN where any result holds one."""
     assert len(ours) <= len(theirs)
-    return max(
-        float((a.double() - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(ours, theirs, strict=False)
-    )
+    errors = [(a.double() - b).norm() / b.norm().clamp_min(1e-30) for a, b in zip(ours, theirs, strict=False)]
+    return float(torch.stack(errors).max())

@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,6 @@ HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
 KERNELS = REPO / "csrc" / "cuda"
 CACHE = REPO / "build" / "cuda-emulation"
-Edit = tuple[str, str, str]
 COMMON = ["-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
 COMMON += ["-Wno-unknown-pragmas", "-DIVAN_EMU"]
 # Shared memory is static variables of templates; by default one of a name serves all libraries of a process.
@@ -39,65 +38,105 @@ VARIANTS: dict[str, tuple[list[str], list[str], list[str]]] = {
 }
 
 
+class CompilationError(Exception):
+    """What the compiler said."""
+
+
 def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++"))
 
 
-def headers(kernels: Path) -> bytes:
-    """The contents of every header that a source may include."""
-    folders = (HERE, HERE / "include", REPO / "csrc" / "include" / "ivan_fast", kernels)
+def included(source: Path, kernels: Path) -> set[str]:
+    """Names of the files in the folder `kernels` that a source includes, directly or not."""
+    found: set[str] = set()
+    waiting = [source]
+    while waiting:
+        for name in re.findall(r'^#include "([^"/]+)"', waiting.pop().read_text(), re.MULTILINE):
+            if name not in found and (kernels / name).exists():
+                found.add(name)
+                waiting.append(kernels / name)
+    return found
+
+
+def ingredients(source: Path, kernels: Path) -> bytes:
+    """The contents of a source and of every header that it may include."""
+    folders = (HERE, HERE / "include", REPO / "csrc" / "include" / "ivan_fast")
     files = [p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in (".h", ".cuh")]
-    return b"".join(p.read_bytes() for p in files)
+    files += [kernels / name for name in sorted(included(source, kernels))]
+    return b"".join(p.read_bytes() for p in [*files, source])
 
 
-def edited(edits: Sequence[Edit]) -> Path:
-    """A copy of csrc/cuda with the edits made; every pattern must match."""
-    key = hashlib.sha256(repr(edits).encode() + headers(KERNELS)).hexdigest()[:20]
-    folder = CACHE / f"edited-{key}"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(KERNELS, folder)
-    for name, pattern, replacement in edits:
-        text, count = re.subn(pattern, replacement, (folder / name).read_text(), count=1)
-        assert count == 1, f"csrc/cuda/{name} holds no {pattern}"
-        (folder / name).write_text(text)
+def edited(changed: Mapping[str, str]) -> Path:
+    """A copy of csrc/cuda in which the files of those names have those texts."""
+    texts = {p.name: p.read_text() for p in sorted(KERNELS.iterdir())}
+    unknown = changed.keys() - texts.keys()
+    assert not unknown, f"csrc/cuda holds no {sorted(unknown)}"
+    texts |= changed
+    folder = CACHE / f"edited-{hashlib.sha256(repr(sorted(texts.items())).encode()).hexdigest()[:20]}"
+    if not folder.exists():
+        part = folder.with_suffix(f".{os.getpid()}.part")
+        part.mkdir(parents=True)
+        for name, text in texts.items():
+            (part / name).write_text(text)
+        part.replace(folder)
     return folder
 
 
-def build_object(source: Path, flags: Sequence[str], kernels: Path, all_headers: bytes) -> Path:
+def build_object(source: Path, flags: Sequence[str], kernels: Path) -> Path:
     """The compiled object of `source`, which may include headers of the folder `kernels`."""
     include = [HERE / "include", REPO / "csrc" / "include", kernels, HERE]
     command = [str(compiler()), *COMMON, *flags, *(f"-I{folder}" for folder in include)]
-    key = hashlib.sha256(all_headers + source.read_bytes() + "\0".join([str(source), *command]).encode())
+    key = hashlib.sha256(ingredients(source, kernels) + "\0".join([str(source), *command]).encode())
     target = CACHE / f"{source.stem}-{key.hexdigest()[:20]}.o"
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         part = target.with_suffix(f".{os.getpid()}.part")
-        subprocess.run([*command, "-x", "c++", "-c", str(source), "-o", part], check=True)
+        run = subprocess.run(
+            [*command, "-x", "c++", "-c", str(source), "-o", part],
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if run.returncode != 0:
+            raise CompilationError(run.stderr)
         part.replace(target)
     return target
 
 
-def build(variant: str, edits: Sequence[Edit] = (), only: Sequence[str] = ()) -> Path:
+def build(
+    variant: str,
+    changed: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    flags: Sequence[str] = (),
+) -> Path:
     """The shared library of the kernels.
 
     Args:
-        edits: planted faults: (file name in csrc/cuda, regular expression, replacement of its first match).
+        changed: other texts of files in csrc/cuda, by name. Only sources that include them are compiled anew.
         only: stems of the kernels' sources and of exports_*.cpp; default: all.
+        flags: of the compiler, for sources that are changed.
     """
     kernel_flags, emulator_flags, link_flags = VARIANTS[variant]
     native = ["-mfma"] if platform.machine() in ("x86_64", "AMD64") else []
-    folder = edited(edits) if edits else KERNELS
-    sources = [*sorted(folder.glob("*.cu")), HERE / "planted.cu"]
+    kernel_flags = [*kernel_flags, *native, "-Wno-maybe-uninitialized"]
+    changed = changed or {}
+    folder = edited(changed) if changed else KERNELS
+    sources = [*sorted(KERNELS.glob("*.cu")), HERE / "planted.cu"]
     hosts = [HERE / "emulator.cpp", HERE / "tensor_core.cpp"]
     hosts += [HERE / "race.cpp"] if variant == "race" else []
     exports = sorted(HERE.glob("exports_*.cpp"))
     if only:
         sources, exports = ([p for p in paths if p.stem in only] for paths in (sources, exports))
-    jobs = [(source, [*kernel_flags, *native, "-Wno-maybe-uninitialized"]) for source in sources]
-    jobs += [(source, emulator_flags) for source in (*hosts, *exports)]
-    all_headers = headers(folder)
+    jobs: list[tuple[Path, list[str], Path]] = []
+    for source in sources:
+        if changed.keys() & {source.name, *included(source, KERNELS)}:
+            own = folder / source.name if source.parent == KERNELS else source
+            jobs.append((own, [*kernel_flags, *flags], folder))
+        else:
+            jobs.append((source, kernel_flags, KERNELS))
+    jobs += [(source, emulator_flags, KERNELS) for source in (*hosts, *exports)]
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda job: build_object(*job, folder, all_headers), jobs))
+        objects = list(pool.map(lambda job: build_object(*job), jobs))
     key = hashlib.sha256("".join(o.name for o in objects).encode()).hexdigest()[:20]
     library = CACHE / f"lib{variant}-{key}.so"
     if not library.exists():
@@ -153,6 +192,10 @@ class Emulator:
         """The order of threads and blocks: 0 ascending, 1 descending, else a shuffle of this seed."""
         self.library.emulation_set_schedule(ctypes.c_uint64(seed))
 
+    def plant(self, fault: int) -> None:
+        """Makes the fault of that number (planting.py); none where the number is -1."""
+        self.library.emulation_plant(ctypes.c_int(fault))
+
     def device(
         self,
         multiprocessors: int = 4,
@@ -178,5 +221,10 @@ def as_c(argument: object) -> object:
     raise TypeError(f"cannot pass {type(argument).__name__} to a launcher")
 
 
-def load(variant: str, edits: Sequence[Edit] = (), only: Sequence[str] = ()) -> Emulator:
-    return Emulator(variant, build(variant, edits, only))
+def load(
+    variant: str,
+    changed: Mapping[str, str] | None = None,
+    only: Sequence[str] = (),
+    flags: Sequence[str] = (),
+) -> Emulator:
+    return Emulator(variant, build(variant, changed, only, flags))

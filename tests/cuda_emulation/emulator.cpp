@@ -385,6 +385,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   return cudaSuccess;
 }
 
+static int planted_fault = -1;
+extern "C" bool emulation_planted(int number) { return number == planted_fault; }
+extern "C" void emulation_plant(int number) { planted_fault = number; }
 extern "C" std::int64_t emulation_launches() { return cuda_emulation::launches; }
 extern "C" void emulation_set_schedule(std::uint64_t seed) { cuda_emulation::schedule = seed; }
 extern "C" void emulation_set_device(int multiprocessors, int capability, int shared_optin, int compiled) {

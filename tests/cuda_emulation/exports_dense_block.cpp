@@ -10,8 +10,9 @@ using std::int64_t;
 using namespace ivan_fast;
 
 // `sizes`: batch, in, out, growth, depth, height, width; `options`: operand, kernel, workspace limit, pass, walk, dtype
-// of the coupling, nets. Of every list of parameters or gradients, those of the first net come first; `y` and `grad_y`
-// are [net]. The workspace is as large as the call asks for, and holds NaN at first; its bytes go to `used`.
+// of the coupling, nets, batch strides of state, g and grad. Of every list of parameters or gradients, those of the
+// first net come first; `y` and `grad_y` are [net]. The workspace is as large as the call asks for, and holds NaN at
+// first; its bytes go to `used`.
 EMULATION_EXPORT const char* emulated_dense_block(const int64_t* sizes, const int64_t* options, int64_t dtype,
                                                   double slope, const void* x, int64_t x_stride,
                                                   const void* const* weights, const void* const* biases, void* const* y,
@@ -25,7 +26,7 @@ EMULATION_EXPORT const char* emulated_dense_block(const int64_t* sizes, const in
   call.negative_slope = slope;
   call.x = {x, x_stride};
   call.nets = static_cast<int>(options[6]);
-  const int64_t depth = sizes[4], inner = sizes[2] * sizes[5] * sizes[6];
+  const int64_t depth = sizes[4];
   for (int64_t n = 0; n < call.nets; ++n)
     call.net[n] = {weights + n * depth,      biases + n * depth,       y[n],
                    {grad_y[n], grad_stride}, grad_weights + n * depth, grad_biases + n * depth};
@@ -33,9 +34,9 @@ EMULATION_EXPORT const char* emulated_dense_block(const int64_t* sizes, const in
   call.coupling = {static_cast<CouplingWalk>(options[4]),
                    static_cast<DType>(options[5]),
                    clamp,
-                   {state, inner},
-                   {g, inner},
-                   {grad, inner},
+                   {state, options[7]},
+                   {g, options[8]},
+                   {grad, options[9]},
                    out,
                    grad_state};
   return guarded([&] {

@@ -9,9 +9,11 @@ from dense_block_case import CLAMP, MIB, make, make_pair, run, run_nets, run_wal
 from ivan_fast import _C, reference
 
 # batch, in, out, growth, depth, height, width: tails of every tile, padded slices, several tiles of outputs
-SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (1, 7, 18, 40, 2, 4, 5)]
+SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (2, 7, 18, 40, 2, 4, 5)]
 EDGES = [(1, 2, 3, 4, 1, 5, 6), (1, 1, 1, 8, 2, 1, 1), (1, 1, 2, 8, 3, 23, 1)]
 SMALL = (1, 3, 2, 4, 3, 5, 18)
+# Two strips of columns and three bands of rows in the fused kernel, both with tails.
+STRIPS = (1, 2, 9, 8, 3, 33, 30)
 # Of a norm. Reduced precision: a sum near the middle of two operands may round to either.
 TOLERANCE = {"strict": 2e-6, "bf16": 2e-4, "fp16": 1e-4, "tf32": 1e-4}
 
@@ -61,7 +63,7 @@ def test_bits_do_not_depend_on_tiles_or_order(emulator, compute):
 
 # Devices (multiprocessors, capability, shared bytes) that lead to wide and to narrow strips.
 @pytest.mark.parametrize("device", [(4, 90, 232448), (1, 86, 101376)], ids=str)
-@pytest.mark.parametrize("shape", [SHAPES[0], SMALL, (1, 1, 9, 17, 3, 18, 30)], ids=str)
+@pytest.mark.parametrize("shape", [SHAPES[0], SMALL, (2, 1, 9, 17, 3, 18, 30), STRIPS], ids=str)
 @pytest.mark.parametrize("compute", ["bf16", "tf32"])
 def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
     """Strips and bands with tails, both ways; a fused forward needs no workspace but for weights."""
@@ -84,6 +86,13 @@ def test_fused_is_layerwise_bit_for_bit(emulator, compute, shape, device):
     assert saved == sum(possible) * (depth - 1), "levels that had a launch of their own"
     assert all(torch.equal(a, b) for a, b in zip(fused, layerwise, strict=True))
     assert worst(fused, truth(case, compute)) < TOLERANCE[compute]
+
+
+def test_the_shapes_lead_to_several_strips_and_bands():
+    for mirrored in (False, True):
+        geometry = _C.dense_block_fused_geometry(list(STRIPS), mirrored, 2, 4, 232448)
+        assert (geometry["strips"], geometry["bands"]) == (2, 3)
+        assert geometry["strip"] < STRIPS[6]
 
 
 # Of workspace: the smallest, tiles of 16 x 16 of one image; and two of three images in a tile.
@@ -210,6 +219,41 @@ def test_walk_through_a_coupling(emulator, walk, dtype, limit, nets):
     parameters = [t for lists in (grads[::2], grads[1::2]) for one in lists for t in one]
     assert ours[0].dtype == dtype
     assert worst(ours, [out, grad_state, grad_x, *parameters]) < 2e-6
+
+
+@pytest.mark.parametrize("walk", ["forward", "inverse"])
+def test_walk_of_samples_that_lie_apart(emulator, walk):
+    """Halves of a state: every operand at another distance from sample to sample."""
+    pair = make_pair(2, 1, 2, 8, 2, 5, 6)
+    halves = [torch.randn(2, 2, 5, 6) for _ in range(3)]
+    apart = [torch.full((2, 2 + gap, 5, 6), torch.nan)[:, 1:3] for gap in (2, 3, 4)]
+    for to, half in zip(apart, halves, strict=True):
+        to.copy_(half)
+    for nets in (1, 2):
+        own = pair[2 - nets :]
+        results = []
+        for state, g, grad in (halves, apart):
+            given = g if nets == 1 and walk == "forward" else None
+            results.append(run_walk(emulator, own, walk, state, given, grad=grad))
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_result_that_was_never_written_is_an_error(emulator):
+    case = make(*SMALL)
+    results, _ = run(emulator, case)
+    for missing in range(len(results)):
+        fewer = [torch.full_like(r, torch.nan) if i == missing else r for i, r in enumerate(results)]
+        assert not worst(fewer, truth(case)) < 1e9
+
+
+@pytest.mark.parametrize("compute", ["strict", "bf16", "tf32"])
+def test_several_splits_of_the_pixels(emulator, compute):
+    """So many pixels that parameters' gradients are sums of two partial sums, with tails of every block."""
+    shape = (2, 1, 1, 4, 2, 33, 35)
+    assert _C.dense_block_cuda_plan(list(shape), 1, 4, 4, 1, 64 * MIB)["splits"] == 2
+    case = make(*shape)
+    results, _ = run(emulator, case, compute)
+    assert worst(results, truth(case, compute)) < TOLERANCE[compute]
 
 
 def test_empty_images_have_zero_gradients(emulator):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import emulation
 import pytest
 import torch
 from test_pointwise import DTYPES, placed
 
 from ivan_fast import ops, reference
-
-ONLY = ("plu", "round_state", "exports_state")
 
 
 def nans(*shape, dtype=torch.float64):
@@ -115,27 +112,3 @@ def test_order_of_threads_does_not_matter(emulator, seed):
     run_weight(emulator, 5, torch.float32, True)
     run_backward(emulator, 5, torch.float64, torch.float64, True, True)
     run_rounding(emulator, 2, 1029, 1, 1, 1)
-
-
-WRONG = {
-    "tail is forgotten": ("pointwise_geometry.h", r"packs \+ \(length - packs \* width\)\};", "packs};"),
-    "steps of another sample": ("round_state.cu", r"o\.steps \+ sample", "o.steps"),
-    "input as if contiguous": ("round_state.cu", r"sample \* o\.x_stride", "sample * o.length"),
-}
-
-
-@pytest.mark.skipif(emulation.compiler() is None, reason="no C++ compiler")
-@pytest.mark.parametrize("fault", WRONG)
-def test_planted_faults_are_noticed(fault):
-    machine = emulation.load("plain", (WRONG[fault],), ONLY)
-    with pytest.raises(AssertionError):
-        run_rounding(machine, 2, 37, 0, 2)
-
-
-@pytest.mark.skipif(emulation.compiler() is None, reason="no C++ compiler")
-def test_the_barrier_of_the_weight_is_needed():
-    machine = emulation.load("race", (("plu.cu", r"__syncthreads\(\);", ""),), ONLY)
-    with pytest.raises(RuntimeError, match=r"race check: .*shared memory"):
-        run_weight(machine, 3, torch.float32, False)
-    with pytest.raises(RuntimeError, match=r"race check: .*shared memory"):
-        run_backward(machine, 3, torch.float32, torch.float32, True, True)
