@@ -44,11 +44,11 @@ class Fingerprints:
         if block == 0:  # all memory at once, before the states of the pass: see chain.Gradients
             samples, blocks = _samples(state), self._sampler.blocks
             self._values = state.new_zeros((blocks, samples, self._sampler.count))
-            self._norms = state.new_zeros((blocks + 1, samples))
+            self._norms = state.new_zeros((blocks + 1, samples), dtype=state.dtype.to_real())
         if block < self._sampler.blocks:
             self._sampler.sample(block, state, self._values[block])
         norm = self._norms[block]
-        if state.dtype == norm.dtype:
+        if state.dtype.to_real() == norm.dtype:
             torch.linalg.vector_norm(_per_sample(state), dim=1, out=norm)
         else:
             norm.copy_(torch.linalg.vector_norm(_per_sample(state), dim=1))

@@ -234,11 +234,6 @@ RUN_CASES: dict[str, tuple[Prepare, str, tuple[str, ...]]] = {
         ("step-7",),
     ),
     "no option": (nothing, "synthesize --data {data} --out {out}", ("--run",)),
-    "all sources damaged": (
-        truncated,
-        "synthesize --run {run} --data {data} --out {out} --inverse",
-        ("sub-00",),
-    ),
     "no such device": (
         nothing,
         "synthesize --run {run} --data {data} --out {out} --device abacus",
@@ -315,6 +310,22 @@ def test_run(
     assert not out.exists()
     assert sorted(run.rglob("*")) == before
     assert not payload.exists()
+
+
+def test_a_damaged_case_costs_only_itself(
+    data: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are written; the last line says what was not, and the exit code that something was not."""
+    truncated(data, run)
+    out = tmp_path / "out"
+    assert ivan(["synthesize", "--run", str(run), "--data", str(data), "--out", str(out), "--inverse"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "sub-00 left out" in lines[0]
+    assert "1 of 3 cases could not be used, the others are written" in lines[-1]
+    assert "sub-00.nii.gz: damaged or truncated" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+    written = sorted(p.name.split(".")[0] for p in out.rglob("*.nii.gz"))
+    assert written == ["sub-01", "sub-02"]
 
 
 @pytest.mark.parametrize("kind", ["pickle", "text", "shape"])
