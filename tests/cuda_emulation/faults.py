@@ -76,6 +76,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
     },
     "gradients": {
         "second slice of a pair": Fault(GRADIENT, r"slices - 2 \* pair < (2)", "3"),
+        "sources of a second pair": Fault(GRADIENT, r"from = (i % sources);", "i % (sources + 1)"),
         "a tap's row": Fault(GRADIENT, r"window\[(tap / kSide)\]", "kSide - 1 - tap / kSide"),
         "tap of the output level": Fault(GRADIENT, r"(out \* 9 \+ 8 - tap)", "out * 9 + tap"),
         "bias gradient's channel": Fault(GRADIENT, r"is_bias \? (9 \* net\.in_channels) : in \* 9 \+ tap", "9 * net.in_channels + 1"),
@@ -150,6 +151,10 @@ FAULTS: dict[str, dict[str, Fault]] = {
 # Faults that give right numbers in most orders of threads; the race check must notice them.
 RACES: dict[str, Fault] = {
     "splits share their sums": Fault(GRADIENT, r"gridDim\.y \+ (blockIdx\.y)", "0"),
+    "a slice beyond the last is fetched": Fault(MMA, r"\((s \+ 1 < all)\) fetch", "s + 1 <= all"),
+    "an output of the next tile is written": Fault(
+        MMA, r"i < (kOutputs \* L::kRows \* L::kCols);", "kOutputs * L::kRows * L::kCols + 1"
+    ),
     "strips overlap": Fault(FUSED, r"col >= (level) && col < level", "0"),
     "bands overlap": Fault(FUSED, r"row \+ r >= (row0) && row", "0"),
     "tiles of a level overlap": Fault(LAYER, r"c >= (task\.region\.col1)", "task.region.col1 + 1"),

@@ -10,7 +10,7 @@ from ivan_fast import _C, reference
 
 # batch, in, out, growth, depth, height, width: tails of every tile, padded slices, several tiles of outputs
 SHAPES = [(1, 1, 1, 32, 5, 5, 6), (2, 3, 2, 4, 4, 9, 18), (1, 2, 9, 17, 3, 3, 35), (2, 7, 18, 40, 2, 4, 5)]
-EDGES = [(1, 2, 3, 4, 1, 5, 6), (1, 1, 1, 8, 2, 1, 1), (1, 1, 2, 8, 3, 23, 1)]
+EDGES = [(1, 2, 3, 4, 1, 5, 6), (1, 1, 1, 8, 2, 1, 1), (1, 1, 2, 8, 3, 23, 1), (1, 1, 1, 40, 3, 3, 4)]
 SMALL = (1, 3, 2, 4, 3, 5, 18)
 # Two strips of columns and three bands of rows in the fused kernel, both with tails.
 STRIPS = (1, 2, 9, 8, 3, 33, 30)
