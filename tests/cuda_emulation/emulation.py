@@ -78,7 +78,10 @@ def edited(changed: Mapping[str, str]) -> Path:
         part.mkdir(parents=True)
         for name, text in texts.items():
             (part / name).write_text(text)
-        part.replace(folder)
+        try:
+            part.replace(folder)
+        except OSError:  # another process made it meanwhile, with the same texts
+            shutil.rmtree(part)
     return folder
 
 
