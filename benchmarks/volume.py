@@ -50,7 +50,7 @@ def ivan(*words: str) -> tuple[dict[str, float], str]:
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    # A process starts with the peak of the one it came from: nothing is known of a child that stayed below that.
+    # A process starts with the peak of the one it came from: of a child that stays below, nothing is known.
     known = usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if process.returncode:
         raise SystemExit(f"ivan {words[0]}: exit code {process.returncode}")
