@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ivan.benchmark.tables import Table, markdown
+from ivan_fast import _C
 
-SLICE, PAIR = 16, 32  # channels of a slice; outputs of a tile, sides of a weight gradient's item
+SLICE = 16  # channels
 SIZES = (256, 512, 1024, 2048, 4096)
 BLOCKS, NETS, OPERAND = 8, 3, 2  # invertible blocks, dense blocks in each, bytes of an operand
 SHARE = 0.4  # of the peak that the dense block aims at
@@ -48,48 +49,30 @@ class DenseNet:
     growth: int = 32
     depth: int = 5
 
-    @property
-    def source_slices(self) -> int:
-        return -(-(9 * self.inputs + 1) // SLICE)
-
-    @property
-    def level_slices(self) -> int:
-        return -(-self.growth // SLICE)
-
-    def slices(self, level: int) -> int:
-        """That level `level`, from 1 on, reads."""
-        return self.source_slices + (level - 1) * self.level_slices
+    def work(self) -> dict[str, int]:
+        """Of a pixel, as the kernels count: `csrc/cuda/dense_block_geometry.h`."""
+        return _C.dense_block_cuda_work((1, self.inputs, self.outputs, self.growth, self.depth, 1, 1))
 
     def macs(self) -> int:
         """Multiply-adds of a pixel, padding included."""
-        total = 0
-        for level in range(1, self.depth + 1):
-            outputs = self.growth if level < self.depth else self.outputs
-            tile = PAIR if level < self.depth or outputs > SLICE else 8
-            groups = self.source_slices + (level - 1) * self.level_slices * 9
-            total += groups * SLICE * -(-outputs // tile) * tile
-        return total
+        return self.work()["forward"]
 
     def layerwise_bytes(self) -> int:
         """Device memory a pixel, level by level: every slice before is read, the level's are written."""
-        read = sum(self.slices(level) for level in range(1, self.depth + 1))
-        written = self.source_slices + (self.depth - 1) * self.level_slices
+        source, level = self.work()["source_slices"], self.work()["level_slices"]
+        read = sum(source + before * level for before in range(self.depth))
+        written = source + (self.depth - 1) * level
         return (read + written) * SLICE * OPERAND + 4 * (self.inputs + self.outputs)
 
     def fused_bytes(self, keeps: bool) -> int:
         """The same in one launch, where hidden rows reach device memory only to be kept."""
-        kept = (self.depth - 1) * self.level_slices * SLICE * OPERAND if keeps else 0
+        kept = (self.depth - 1) * self.work()["level_slices"] * SLICE * OPERAND if keeps else 0
         return 4 * (self.inputs + self.outputs) + kept
 
 
 def weight_gradient_macs(net: DenseNet) -> int:
     """Multiply-adds of a pixel: 32 x 32 products for pairs of slices, nine taps or one."""
-    hidden, pairs = net.depth - 1, -(-net.level_slices // 2)
-    x_pairs = -(-net.source_slices // 2)
-    grad_pairs = -(-DenseNet(net.outputs).source_slices // 2)
-    nine = hidden * (hidden - 1) // 2 * pairs * pairs
-    centre = hidden * pairs * x_pairs + grad_pairs * (x_pairs + hidden * pairs)
-    return (9 * nine + centre) * PAIR * PAIR
+    return net.work()["weights"]
 
 
 # Launches of our kernels for one invertible block and direction, counted under emulation
@@ -103,7 +86,7 @@ def work() -> Table:
     """A dense block, 1 channel in and out, growth 32, depth 5."""
     net = DenseNet()
     table = Table("A dense block, a pixel, 16-bit operands", ["", "multiply-adds", "layer-wise", "fused"])
-    gradient, weights = net.macs(), weight_gradient_macs(net)
+    gradient, weights = net.work()["gradient"], weight_gradient_macs(net)
     table.rows = [
         ["forward", f"{net.macs():,}", f"{net.layerwise_bytes():,} B", f"{net.fused_bytes(False)} B"],
         ["recompute, kept", f"{net.macs():,}", f"{net.layerwise_bytes():,} B", f"{net.fused_bytes(True)} B"],

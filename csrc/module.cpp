@@ -90,6 +90,21 @@ py::dict dense_block_cuda_plan(const Sizes& sizes, int nets, std::size_t operand
   return d;
 }
 
+// What a pixel of a dense block costs on tensor cores: multiply-adds, padding included (every packed weight multiplies
+// once), and slices.
+py::dict dense_block_cuda_work(const Sizes& sizes) {
+  using namespace ivan_fast::cuda;
+  const auto shape = shape_of(sizes);
+  const DenseNet net = forward_net(shape);
+  py::dict d;
+  d["forward"] = PackedNet(net).elements();
+  d["gradient"] = PackedNet(gradient_net(shape)).elements();
+  d["weights"] = GradientUnits(shape).units() * kPair * kPair;
+  d["source_slices"] = net.source_slices();
+  d["level_slices"] = net.level_slices();
+  return d;
+}
+
 py::dict dense_block_fused_geometry(const Sizes& sizes, bool mirrored, int operand_size, int multiprocessors,
                                     int shared_bytes) {
   using namespace ivan_fast::cuda;
@@ -148,6 +163,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("dense_block_cuda_plan", &dense_block_cuda_plan, py::arg("sizes"), py::arg("nets"), py::arg("operand_size"),
         py::arg("state_size"), py::arg("pass_"), py::arg("limit"),
         "Tiles and workspace of a CUDA dense block; pass_: 0 forward, 1 backward, 2 backward with a coupling.");
+  m.def("dense_block_cuda_work", &dense_block_cuda_work, py::arg("sizes"),
+        "Multiply-adds of a pixel on tensor cores, by pass, and slices.");
   m.def("dense_block_fused_geometry", &dense_block_fused_geometry, py::arg("sizes"), py::arg("mirrored"),
         py::arg("operand_size"), py::arg("multiprocessors"), py::arg("shared_bytes"),
         "Launch of the fused CUDA kernel, if it is possible.");

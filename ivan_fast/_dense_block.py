@@ -42,6 +42,15 @@ def empty_like_output(
     return x.new_empty((x.shape[0], weights[-1].shape[0], x.shape[2], x.shape[3]))
 
 
+def check_gradient(op: str, x: Tensor, y: Tensor, name: str, grad: Tensor) -> None:
+    """The gradient of an output `y` of the op, whose input is `x`."""
+    check_dtype(op, x, name, grad)
+    torch._check(
+        grad.shape == y.shape,
+        lambda: f"{op}: {name} has shape {tuple(grad.shape)}, expected {tuple(y.shape)}",
+    )
+
+
 def like(t: Tensor) -> Tensor:
     """New and contiguous, as every output is."""
     return torch.empty(t.shape, dtype=t.dtype, device=t.device)
@@ -62,11 +71,7 @@ def _(
     compute: str,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     y = empty_like_output("dense_block_backward", x, weights, biases, compute)
-    check_dtype("dense_block_backward", x, "grad_y", grad_y)
-    torch._check(
-        grad_y.shape == y.shape,
-        lambda: f"dense_block_backward: grad_y has shape {tuple(grad_y.shape)}, expected {tuple(y.shape)}",
-    )
+    check_gradient("dense_block_backward", x, y, "grad_y", grad_y)
     return y, like(x), [like(w) for w in weights], [like(b) for b in biases]
 
 

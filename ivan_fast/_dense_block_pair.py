@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ivan_fast._autograd import refuse_tangents, register_autocast, register_raising_formula
-from ivan_fast._dense_block import empty_like_output, like
+from ivan_fast._dense_block import check_gradient, empty_like_output, like
 from ivan_fast._dense_block_coupling import check_halves
-from ivan_fast._fake import check_dtype
 from ivan_fast._pair import Pair, PairGradients, WalkedPair
 
 _ops = torch.ops.ivan_fast
@@ -256,14 +255,8 @@ def _(
 ) -> PairGradients:
     op = "dense_block_pair_backward"
     g = _output(op, x, weights_g, biases_g, weights_h, biases_h, compute)
-    for name, grad in (("grad_g", grad_g), ("grad_h", grad_h)):
-        check_dtype(op, x, name, grad)
-        torch._check(
-            grad.shape == g.shape,
-            lambda name=name, grad=grad: (
-                f"{op}: {name} has shape {tuple(grad.shape)}, expected {tuple(g.shape)}"
-            ),
-        )
+    check_gradient(op, x, g, "grad_g", grad_g)
+    check_gradient(op, x, g, "grad_h", grad_h)
     return _gradients(x, weights_g, biases_g, weights_h, biases_h)
 
 

@@ -23,14 +23,8 @@ struct WalkTask {
 // In the state's own type, which may be wider than the dense block's; only gradients of h and g are rounded to that.
 template <CouplingWalk walk, typename State, typename T>
 __global__ void __launch_bounds__(kThreads) walk_kernel(WalkTask<State, T> task) {
-  const int cols = task.region.cols(), pixels = task.region.rows() * cols;
-  const std::int64_t all = std::int64_t(task.images) * task.channels * pixels;
-  const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
   const bool both = task.local_g.data != nullptr;
-  for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
-    const int pixel = static_cast<int>(i % pixels), channel = static_cast<int>(i / pixels % task.channels);
-    const int image = static_cast<int>(i / pixels / task.channels);
-    const int row = task.region.row0 + pixel / cols, col = task.region.col0 + pixel % cols;
+  for_each_value(task.region, task.images, task.channels, [&](int image, int channel, int row, int col) {
     const State state = *task.state.at(image, channel, row, col);
     const State grad = *task.grad.at(image, channel, row, col);
     const State h = static_cast<State>(*task.h.at(image, channel, row, col));
@@ -48,10 +42,10 @@ __global__ void __launch_bounds__(kThreads) walk_kernel(WalkTask<State, T> task)
     }
     *task.grad_h.at(image, channel, row, col) = static_cast<T>(grad_h);
     if (both) *task.grad_g.at(image, channel, row, col) = static_cast<T>(grad_g);
-    if (!task.own.contains(row, col)) continue;
+    if (!task.own.contains(row, col)) return;
     *task.out.at(image, channel, row, col) = out;
     *task.grad_state.at(image, channel, row, col) = grad_state;
-  }
+  });
 }
 
 // Outputs of the nets around a tile, [net], and where their gradients go.
@@ -92,7 +86,7 @@ void walk_coupling_in(const DenseBlockCoupling& c, const DenseBlockShape& s, con
   task.images = tile.images;
   task.channels = int(s.out_channels);
   task.clamp = static_cast<State>(c.clamp);
-  const dim3 blocks(blocks_for(std::int64_t(task.images) * task.channels * region.rows() * region.cols()));
+  const dim3 blocks(blocks_for(region, task.images, task.channels));
   if (c.walk == CouplingWalk::kForward) {
     launch("dense_block", walk_kernel<CouplingWalk::kForward, State, T>, blocks, dim3(kThreads), 0, stream, task);
   } else {

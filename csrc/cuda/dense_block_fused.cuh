@@ -46,7 +46,7 @@ struct FusedBlock {
 
   // The image's number among those of all nets, its net, and its number there. Computed anew: registers are few.
   __device__ __forceinline__ int number() const { return static_cast<int>(blockIdx.z); }
-  __device__ __forceinline__ int which() const { return number() >= task.images ? 1 : 0; }
+  __device__ __forceinline__ int which() const { return net_of(number(), task.images); }
   __device__ __forceinline__ int image() const { return number() - which() * task.images; }
 
   // Slice `slice` of level j's ring, and the bytes of its rows.
@@ -83,7 +83,7 @@ struct FusedBlock {
     const std::int64_t first = centre ? s : first_slices + 9 * (s - first_slices);
     for (int i = threadIdx.x * 16; i < tiles * bytes; i += blockDim.x * 16) {
       const int tile = i / bytes, at = i % bytes;
-      const S* from = task.weights + which() * task.weights_stride + task.packed.offset[m - 1] +
+      const S* from = task.weights + which() * task.packed.elements() + task.packed.offset[m - 1] +
                       (tile * net.groups(m) + first) * matrix;
       copy_async(to + tile * 9 * matrix_bytes + at, reinterpret_cast<const unsigned char*>(from) + at, false);
     }
@@ -148,8 +148,8 @@ struct FusedBlock {
     const int rows = ring_rows(net.hidden, kRows, m);
     const int row_bytes = ring_row_bytes(task.geometry.cols, int(sizeof(S)));
     unsigned char* own = ring(m, half);
-    const float* bias =
-        task.bias + which() * task.bias_stride + task.packed.bias_offset[m - 1] + half * kSlice + lane % 4 * 2;
+    const float* bias = task.bias + which() * task.packed.bias_elements() + task.packed.bias_offset[m - 1] +
+                        half * kSlice + lane % 4 * 2;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       unsigned char* to = own + (row + r - origin) % rows * row_bytes;
@@ -195,7 +195,7 @@ struct FusedBlock {
   // The output level's rows from `row`, where they belong to the block.
   __device__ __forceinline__ void store_output(const float (&acc)[kRows][1][4], int row) const {
     const int first = half * 8 + lane % 4 * 2, level = net.hidden;
-    const float* bias = task.bias + which() * task.bias_stride + task.packed.bias_offset[level] + first;
+    const float* bias = task.bias + which() * task.packed.bias_elements() + task.packed.bias_offset[level] + first;
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
 #pragma unroll

@@ -24,8 +24,6 @@ struct FusedLaunches {
     t.strips = strips;
     t.weights = run.template at<S>(mirrored ? run.plan.gradient_weights : run.plan.weights);
     t.bias = run.template at<float>(run.plan.bias);
-    t.weights_stride = mirrored ? run.plan.gradient_elements : run.plan.weight_elements;
-    t.bias_stride = run.plan.bias_elements;
     t.slope = static_cast<float>(run.call.negative_slope);
     t.operand = run.options.operand;
     return t;
@@ -38,7 +36,7 @@ struct FusedLaunches {
   // The nets' outputs over `own`, and hidden rows over `strips` into `hidden` where that has a place.
   void forward(const Tile& tile, const Images<float> (&to)[kMaxNets], const Region& own, const Region& strips,
                const Slices<S>& hidden) const {
-    FusedTask<S> t = task(run.packed, tile, strips, current_device());
+    FusedTask<S> t = task(run.packed(false), tile, strips, current_device());
     for (int n = 0; n < run.call.nets; ++n) {
       t.source[n] = run.images(run.call.x, tile);
       t.image[n] = to[n];
@@ -80,7 +78,7 @@ struct FusedLaunches {
     const Region own = run.region(tile, 0);
     gradient = {run.unfold(grad_y, run.template at<S>(run.plan.grad_source), own),
                 run.hidden_slices(run.plan.grad_hidden, own)};
-    FusedTask<S> t = task(run.packed_gradient, tile, own, current_device());
+    FusedTask<S> t = task(run.packed(true), tile, own, current_device());
     for (int n = 0; n < run.call.nets; ++n) {
       t.source[n] = grad_y.from[n];
       t.image[n] = to.image[n];

@@ -18,10 +18,9 @@ struct FusedTask {
   Region strips, own;             // what the strips cover; of it, what the output is wanted for
   const S* weights;               // packed
   const float* bias;              // of the dense block's net
-  std::int64_t weights_stride, bias_stride;
-  Slices<S> hidden;  // where hidden rows within `strips` are kept; null: they are not
-  Slices<S> mask;    // of the mirrored net, whose level m has the mask of level hidden + 1 - m
-  Region held;       // where hidden levels have values, zeros beyond: the image, or as far as masks are known
+  Slices<S> hidden;               // where hidden rows within `strips` are kept; null: they are not
+  Slices<S> mask;                 // of the mirrored net, whose level m has the mask of level hidden + 1 - m
+  Region held;  // where hidden levels have values, zeros beyond: the image, or as far as masks are known
   float slope;
   DenseBlockOperand operand;
 };

@@ -49,6 +49,22 @@ struct DenseNet {
   IVAN_BOTH std::int64_t bias_elements(int m) const { return std::int64_t(output_tiles(m)) * tile_outputs(m); }
 };
 
+// Where the levels of a packed net lie, in elements.
+struct PackedNet {
+  DenseNet net;
+  std::int64_t offset[kMaxLevels + 1], bias_offset[kMaxLevels + 1];  // of level m at m - 1; at the end their sums
+
+  PackedNet() = default;
+  explicit PackedNet(const DenseNet& n) : net(n), offset{}, bias_offset{} {
+    for (int m = 1; m <= net.hidden + 1; ++m) {
+      offset[m] = offset[m - 1] + net.weight_elements(m);
+      bias_offset[m] = bias_offset[m - 1] + net.bias_elements(m);
+    }
+  }
+  IVAN_BOTH std::int64_t elements() const { return offset[net.hidden + 1]; }
+  IVAN_BOTH std::int64_t bias_elements() const { return bias_offset[net.hidden + 1]; }
+};
+
 inline DenseNet forward_net(const DenseBlockShape& s) {
   return {int(s.depth - 1), int(s.in_channels), int(s.out_channels), int(s.growth), false};
 }
@@ -157,15 +173,15 @@ constexpr int kMaxSplits = 512;
 // Everything about a call's workspace, in bytes from its beginning.
 struct DenseBlockPlan {
   DenseNet net, gradient;
+  PackedNet packed, packed_gradient;  // the same two
   int nets;
   DenseBlockPass pass;
   Tiling tiling;
   int splits;
-  std::int64_t weight_elements, bias_elements, gradient_elements;  // of a net
-  std::int64_t parameters;                                         // of a net
-  std::size_t weights, bias, gradient_weights;                     // packed, [net]
-  std::size_t source, hidden, grad_source, grad_hidden;            // slices, [net][image], but source [image]
-  std::size_t partial, sums;                                       // of the weight gradients, [net]
+  std::int64_t parameters;                               // of a net
+  std::size_t weights, bias, gradient_weights;           // packed, [net]
+  std::size_t source, hidden, grad_source, grad_hidden;  // slices, [net][image], but source [image]
+  std::size_t partial, sums;                             // of the weight gradients, [net]
   std::size_t outputs, gradients;  // images around a tile, [net], with a coupling: the outputs and their gradients
   std::size_t grad_x;              // images of a tile, [net], where there are two
   std::size_t bytes;
@@ -178,6 +194,8 @@ inline DenseBlockPlan make_plan(const DenseBlockShape& s, int nets, std::size_t 
   DenseBlockPlan plan{};
   plan.net = forward_net(s);
   plan.gradient = gradient_net(s);
+  plan.packed = PackedNet(plan.net);
+  plan.packed_gradient = PackedNet(plan.gradient);
   plan.nets = nets;
   plan.pass = pass;
   std::size_t next = 0;
@@ -186,15 +204,11 @@ inline DenseBlockPlan make_plan(const DenseBlockShape& s, int nets, std::size_t 
     next += (bytes + 255) / 256 * 256;
     return begin;
   };
-  for (int m = 1; m <= plan.net.hidden + 1; ++m) {
-    plan.weight_elements += plan.net.weight_elements(m);
-    plan.bias_elements += plan.net.bias_elements(m);
-    plan.gradient_elements += plan.gradient.weight_elements(m);
+  for (int m = 1; m <= plan.net.hidden + 1; ++m)
     plan.parameters += plan.net.outputs(m) * (1 + 9 * (plan.net.in_channels + std::int64_t(m - 1) * plan.net.growth));
-  }
-  plan.weights = take(std::size_t(nets * plan.weight_elements) * operand_size);
-  plan.bias = take(std::size_t(nets * plan.bias_elements) * state_size);
-  if (backward) plan.gradient_weights = take(std::size_t(nets * plan.gradient_elements) * operand_size);
+  plan.weights = take(std::size_t(nets * plan.packed.elements()) * operand_size);
+  plan.bias = take(std::size_t(nets * plan.packed.bias_elements()) * state_size);
+  if (backward) plan.gradient_weights = take(std::size_t(nets * plan.packed_gradient.elements()) * operand_size);
   if (backward) plan.sums = take(std::size_t(nets * plan.parameters) * sizeof(double));
 
   const int hidden = plan.net.hidden, margin = halo(hidden, pass);

@@ -9,22 +9,6 @@
 
 namespace ivan_fast::cuda {
 
-// Where the parts of a packed net lie.
-struct PackedNet {
-  DenseNet net;
-  std::int64_t offset[kMaxLevels + 1], bias_offset[kMaxLevels + 1];  // of level m at m - 1; at the end their sums
-
-  PackedNet() = default;
-  explicit PackedNet(const DenseNet& n) : net(n), offset{}, bias_offset{} {
-    for (int m = 1; m <= net.hidden + 1; ++m) {
-      offset[m] = offset[m - 1] + net.weight_elements(m);
-      bias_offset[m] = bias_offset[m - 1] + net.bias_elements(m);
-    }
-  }
-  std::int64_t elements() const { return offset[net.hidden + 1]; }
-  std::int64_t bias_elements() const { return bias_offset[net.hidden + 1]; }
-};
-
 // What one launch packs: the forward of some dense blocks and, for a backward, their mirrored nets.
 template <typename T, typename S>
 struct PackTask {
@@ -33,9 +17,7 @@ struct PackTask {
   const T* biases[kMaxNets][kMaxLevels];
   PackedNet packed[2];  // forward, mirrored
   S* to[2];             // [net]
-  std::int64_t stride[2];
-  T* bias;  // [net]
-  std::int64_t bias_stride;
+  T* bias;              // [net]
   DenseBlockOperand operand;
 };
 
@@ -112,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
   const std::int64_t groups = net.groups(m), count = net.weight_elements(m);
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
   const std::int64_t begin = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  S* to = task.to[which] + own * task.stride[which] + task.packed[which].offset[m - 1];
+  S* to = task.to[which] + own * task.packed[which].elements() + task.packed[which].offset[m - 1];
   for (std::int64_t i = begin; i < count; i += step) {
     const Place place = Layout::place(static_cast<int>(i % matrix), outputs);
     const std::int64_t group = i / matrix % groups;
@@ -121,7 +103,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
         to_operand<S>(weight_of(net, task.weights[own], m, o, static_cast<int>(group), place.channel), task.operand);
   }
   if (net.mirrored) return;
-  T* bias = task.bias + own * task.bias_stride + task.packed[which].bias_offset[m - 1];
+  T* bias = task.bias + own * task.packed[which].bias_elements() + task.packed[which].bias_offset[m - 1];
   for (std::int64_t o = begin; o < net.bias_elements(m); o += step)
     bias[o] = o < net.outputs(m) ? task.biases[own][m - 1][o] : T(0);
 }

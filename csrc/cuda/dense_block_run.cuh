@@ -23,7 +23,6 @@ struct DenseRun {
   DenseBlockPlan plan;
   unsigned char* workspace;
   cudaStream_t stream;
-  PackedNet packed, packed_gradient;
 
   DenseRun(const DenseBlockCall& c, const DenseBlockOptions& o, DenseBlockPass pass, void* workspace_,
            cudaStream_t stream_)
@@ -31,10 +30,9 @@ struct DenseRun {
         options(o),
         plan(make_plan(c.shape, c.nets, sizeof(S), sizeof(T), pass, o.workspace_limit)),
         workspace(static_cast<unsigned char*>(workspace_)),
-        stream(stream_),
-        packed(plan.net),
-        packed_gradient(plan.gradient) {}
+        stream(stream_) {}
 
+  const PackedNet& packed(bool mirrored) const { return mirrored ? plan.packed_gradient : plan.packed; }
   int height() const { return int(call.shape.height); }
   int width() const { return int(call.shape.width); }
 
@@ -70,17 +68,15 @@ struct DenseRun {
         task.weights[n][i] = static_cast<const T*>(call.net[n].weights[i]);
         task.biases[n][i] = static_cast<const T*>(call.net[n].biases[i]);
       }
-    task.packed[0] = packed;
-    task.packed[1] = packed_gradient;
+    task.packed[0] = plan.packed;
+    task.packed[1] = plan.packed_gradient;
     task.to[0] = at<S>(plan.weights);
     task.to[1] = at<S>(plan.gradient_weights);
-    task.stride[0] = plan.weight_elements;
-    task.stride[1] = plan.gradient_elements;
     task.bias = at<T>(plan.bias);
-    task.bias_stride = plan.bias_elements;
     task.operand = options.operand;
     const int levels = plan.net.hidden + 1;
-    const unsigned blocks = blocks_for(ceil_div(std::max(plan.weight_elements, plan.gradient_elements), levels), 256);
+    const std::int64_t most = std::max(plan.packed.elements(), plan.packed_gradient.elements());
+    const unsigned blocks = blocks_for(ceil_div(most, levels), 256);
     launch("dense_block", pack_kernel<typename Kernels::Layout, T, S>, dim3(blocks, levels, call.nets * (1 + mirrored)),
            dim3(kThreads), 0, stream, task);
   }
@@ -119,8 +115,8 @@ struct DenseRun {
     task.source = source;
     task.shared_source = !mirrored;
     task.hidden = hidden;
-    task.weights_stride = mirrored ? plan.gradient_elements : plan.weight_elements;
-    task.bias_stride = plan.bias_elements;
+    task.weights_stride = packed(mirrored).elements();
+    task.bias_stride = packed(mirrored).bias_elements();
     task.slope = static_cast<T>(call.negative_slope);
     task.operand = options.operand;
     return task;
@@ -128,7 +124,7 @@ struct DenseRun {
 
   // Level m of it over `margin` pixels around the tile.
   void level(LevelTask<T, S> task, int m, const Tile& tile, int margin, bool mirrored) const {
-    const PackedNet& p = mirrored ? packed_gradient : packed;
+    const PackedNet& p = packed(mirrored);
     const int slices = p.net.level_slices();
     task.weights = at<S>(mirrored ? plan.gradient_weights : plan.weights) + p.offset[m - 1];
     task.bias = mirrored ? nullptr : at<T>(plan.bias) + p.bias_offset[m - 1];
@@ -220,9 +216,8 @@ struct DenseRun {
       for (int m = 1; m <= L + 1; ++m) level(task, m, tile, gradient_margin(L, m), true);
     }
     if (call.nets > 1)
-      launch("dense_block", add_kernel<T>,
-             dim3(blocks_for(std::int64_t(tile.images) * channels * own.rows() * own.cols())), dim3(kThreads), 0,
-             stream, grad_x, read_only(to.image[0]), read_only(to.image[1]), own, tile.images, channels);
+      launch("dense_block", add_kernel<T>, dim3(blocks_for(own, tile.images, channels)), dim3(kThreads), 0, stream,
+             grad_x, read_only(to.image[0]), read_only(to.image[1]), own, tile.images, channels);
     const GradientTask<T, S> task{state.source,
                                   state.hidden,
                                   gradient.source,

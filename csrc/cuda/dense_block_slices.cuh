@@ -146,6 +146,10 @@ struct LevelTask {
   Images<T> image[kMaxNets];
 };
 
+// The net of an image by its number among those of all nets.
+IVAN_BOTH inline int net_of(int number, int images) { return number >= images ? 1 : 0; }
+static_assert(kMaxNets == 2);
+
 // What a block of a level's kernel works on: blockIdx.z counts tiles of outputs, images and nets, in this order.
 struct LevelBlock {
   int tile, net, image, number;  // `number` of the image among those of all nets
@@ -153,11 +157,10 @@ struct LevelBlock {
   __device__ __forceinline__ explicit LevelBlock(const Task& task) {
     tile = static_cast<int>(blockIdx.z) % task.output_tiles;
     number = static_cast<int>(blockIdx.z) / task.output_tiles;
-    net = number >= task.images ? 1 : 0;
+    net = net_of(number, task.images);
     image = number - net * task.images;
   }
 };
-static_assert(kMaxNets == 2);
 
 // Source 0 of `nets` nets from images of each: channels 9 c + 3 kh + kw are channel c at (row + kh - 1, column + kw -
 // 1), channel 9 * channels is 1, the rest 0.
@@ -176,7 +179,7 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(Slices<S> to, const __
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
     const int pixel = static_cast<int>(i % pixels), slice = static_cast<int>(i / pixels % to.count);
     const int number = static_cast<int>(i / pixels / to.count);
-    const int net = number >= task.images ? 1 : 0, image = number - net * task.images;
+    const int net = net_of(number, task.images), image = number - net * task.images;
     const int row = to.region.row0 + pixel / cols, col = to.region.col0 + pixel % cols;
     Pack<S, kSlice> values;
 #pragma unroll
@@ -199,19 +202,29 @@ __global__ void __launch_bounds__(kThreads) unfold_kernel(Slices<S> to, const __
   }
 }
 
-// to = first + second: the gradient of an input that two nets share. Pixels of a region of some images.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    add_kernel(Images<T> to, Images<const T> first, Images<const T> second, Region region, int images, int channels) {
+// visit(image, channel, row, column) for every value within a region of some images, shared out among the grid.
+template <typename Visit>
+__device__ __forceinline__ void for_each_value(const Region& region, int images, int channels, const Visit& visit) {
   const int cols = region.cols(), pixels = region.rows() * cols;
   const std::int64_t all = std::int64_t(images) * channels * pixels;
   const std::int64_t step = std::int64_t(gridDim.x) * blockDim.x;
   for (std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step) {
-    const int pixel = static_cast<int>(i % pixels), channel = static_cast<int>(i / pixels % channels);
-    const int image = static_cast<int>(i / pixels / channels);
-    const int row = region.row0 + pixel / cols, col = region.col0 + pixel % cols;
-    *to.at(image, channel, row, col) = *first.at(image, channel, row, col) + *second.at(image, channel, row, col);
+    const int pixel = static_cast<int>(i % pixels);
+    visit(static_cast<int>(i / pixels / channels), static_cast<int>(i / pixels % channels), region.row0 + pixel / cols,
+          region.col0 + pixel % cols);
   }
+}
+inline unsigned blocks_for(const Region& region, int images, int channels) {
+  return blocks_for(std::int64_t(images) * channels * region.rows() * region.cols());
+}
+
+// to = first + second: the gradient of an input that two nets share.
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    add_kernel(Images<T> to, Images<const T> first, Images<const T> second, Region region, int images, int channels) {
+  for_each_value(region, images, channels, [&](int image, int channel, int row, int col) {
+    *to.at(image, channel, row, col) = *first.at(image, channel, row, col) + *second.at(image, channel, row, col);
+  });
 }
 
 }  // namespace ivan_fast::cuda

@@ -25,10 +25,8 @@ struct OnCpu {
 };
 
 #ifdef IVAN_FAST_WITH_CUDA
-struct OnCuda {
-  torch::stable::accelerator::DeviceGuard guard;
-  void* stream;
-  explicit OnCuda(const Tensor& t) : guard(t.get_device_index()), stream(current_cuda_stream(t)) {}
+struct OnCuda : OnCudaStream {
+  using OnCudaStream::OnCudaStream;
   static int64_t partials(const ChannelMixBackwardParams& p) {
     return cuda::channel_mix_partials(p.batch, p.channels, p.pixels);
   }

@@ -1,6 +1,7 @@
 // Arguments of the dense block ops: checked, made contiguous, and outputs of their shapes. For CPU and CUDA alike.
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -82,15 +83,29 @@ inline Tensor empty_output(const Tensor& x, const DenseBlockShape& s) {
   return torch::stable::new_empty(x, {sizes, 4});
 }
 
-// A tensor of the coupled half of the state, which the caller keeps alive: [N, out_channels, H, W], of the dense
-// block's dtype or float64, all of them alike.
-inline Tensor checked_half(const char* op, const Tensor& x, const DenseBlockShape& s, const char* first_name,
-                           const Tensor& first, const char* name, const Tensor& t, Input& input) {
+inline void check_output_shape(const char* op, const DenseBlockShape& s, const char* name, const Tensor& t) {
   const int64_t expected[] = {s.batch, s.out_channels, s.height, s.width};
   bool right = t.dim() == 4;
   for (int d = 0; right && d < 4; ++d) right = t.size(d) == expected[d];
   check(right, op, ": ", name, " has shape ", shape_of(t), ", expected [", s.batch, ", ", s.out_channels, ", ",
         s.height, ", ", s.width, "]");
+}
+
+// The gradient of an output, which the caller keeps alive: [N, out_channels, H, W], of x's dtype.
+inline Tensor checked_gradient(const char* op, const Tensor& x, const DenseBlockShape& s, const char* name,
+                               const Tensor& t, Input& input) {
+  check_alike(op, "x", x, name, t);
+  check_output_shape(op, s, name, t);
+  Tensor kept = with_contiguous_samples(t);
+  input = as_input(kept);
+  return kept;
+}
+
+// A tensor of the coupled half of the state, which the caller keeps alive: [N, out_channels, H, W], of the dense
+// block's dtype or float64, all of them alike.
+inline Tensor checked_half(const char* op, const Tensor& x, const DenseBlockShape& s, const char* first_name,
+                           const Tensor& first, const char* name, const Tensor& t, Input& input) {
+  check_output_shape(op, s, name, t);
   check_alike(op, first_name, first, name, t);
   check(state_dtype(op, name, t) == DType::kFloat64 || t.scalar_type() == x.scalar_type(), op, ": ", name, " is ",
         torch::headeronly::toString(t.scalar_type()), " but x is ", torch::headeronly::toString(x.scalar_type()),
@@ -100,5 +115,25 @@ inline Tensor checked_half(const char* op, const Tensor& x, const DenseBlockShap
   input = as_input(kept);
   return kept;
 }
+
+// What a walk back through a coupling reads of the state and writes of it. Lives as long as the call.
+struct WalkedState {
+  Tensor kept_state, kept_grad, out, grad_state;
+
+  WalkedState(const char* op, CouplingWalk kind, const Tensor& x, const DenseBlockShape& shape, const char* state_name,
+              const Tensor& state, const char* grad_name, const Tensor& grad, double clamp,
+              DenseBlockCoupling& coupling) {
+    check(std::isfinite(clamp) && clamp >= 0, op, ": clamp is ", clamp, ", expected a finite number >= 0");
+    kept_state = checked_half(op, x, shape, state_name, state, state_name, state, coupling.state);
+    kept_grad = checked_half(op, x, shape, state_name, state, grad_name, grad, coupling.grad);
+    out = empty_as(state);
+    grad_state = empty_as(state);
+    coupling.walk = kind;
+    coupling.dtype = state_dtype(op, state_name, state);
+    coupling.clamp = clamp;
+    coupling.out = out.mutable_data_ptr();
+    coupling.grad_state = grad_state.mutable_data_ptr();
+  }
+};
 
 }  // namespace ivan_fast

@@ -44,23 +44,13 @@ cuda::DenseBlockCall call_of(const DenseBlockParams& p) {
   return call;
 }
 
-// x decides where the op runs: it may be on the CPU while parameters are not.
-torch::stable::accelerator::DeviceIndex checked_device(const char* op, const Tensor& x) {
-  check(x.is_cuda(), op, ": x is on the CPU, but other tensors are on a CUDA device; all must be on one device");
-  return x.get_device_index();
-}
-
-// On x's device and torch's current stream there. Workspace comes from torch's allocator: ordered with the stream, and
-// part of a captured graph's pool; so is the release of tensors that had to be copied.
-struct DenseBlockOnCuda {
-  torch::stable::accelerator::DeviceGuard guard;
-  void* stream;
+// Workspace comes from torch's allocator: ordered with the stream, and part of a captured graph's pool; so is the
+// release of tensors that had to be copied.
+struct DenseBlockOnCuda : OnCudaStream {
   cuda::DenseBlockOptions options;
 
   DenseBlockOnCuda(const char* op, const Tensor& x, const std::string& compute)
-      : guard(checked_device(op, x)),
-        stream(current_cuda_stream(x)),
-        options{operand_of(op, compute), cuda::fused_selected(), cpu::dense_block_workspace()} {}
+      : OnCudaStream(x), options{operand_of(op, compute), cuda::fused_selected(), cpu::dense_block_workspace()} {}
 
   Tensor workspace(const cuda::DenseBlockCall& call, const Tensor& x, cuda::DenseBlockPass pass) const {
     const int64_t bytes[] = {
@@ -155,18 +145,8 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, Tensors> dense_block_pair_backward
   const DenseBlockOnCuda device(op, x, compute);
   PairArguments pair(op, x, weights_g, biases_g, weights_h, biases_h, negative_slope, compute);
   PairGradients gradients(pair, x, weights_g, biases_g, weights_h, biases_h);
-  const DenseBlockShape& s = pair.call.shape;
-  const auto checked = [&](const char* name, const Tensor& grad) {
-    check_alike(op, "x", x, name, grad);
-    const bool right = grad.dim() == 4 && grad.size(0) == s.batch && grad.size(1) == s.out_channels &&
-                       grad.size(2) == s.height && grad.size(3) == s.width;
-    check(right, op, ": ", name, " has shape ", shape_of(grad), ", expected [", s.batch, ", ", s.out_channels, ", ",
-          s.height, ", ", s.width, "]");
-    return with_contiguous_samples(grad);
-  };
-  const Tensor kept_g = checked("grad_g", grad_g), kept_h = checked("grad_h", grad_h);
-  pair.call.net[0].grad_y = as_input(kept_g);
-  pair.call.net[1].grad_y = as_input(kept_h);
+  const Tensor kept_g = checked_gradient(op, x, pair.call.shape, "grad_g", grad_g, pair.call.net[0].grad_y);
+  const Tensor kept_h = checked_gradient(op, x, pair.call.shape, "grad_h", grad_h, pair.call.net[1].grad_y);
   device.backward(pair.call, pair.g.x);
   return {gradients.grad_x, gradients.weights_g.tensors, gradients.biases_g.tensors, gradients.weights_h.tensors,
           gradients.biases_h.tensors};
@@ -179,23 +159,13 @@ WalkedPair walk_pair(const char* op, CouplingWalk kind, const char* state_name, 
                      const char* grad_name, const Tensor& grad, const Tensor& x, const Tensors& weights_g,
                      const Tensors& biases_g, const Tensors& weights_h, const Tensors& biases_h, double clamp,
                      double negative_slope, const std::string& compute) {
-  check(std::isfinite(clamp) && clamp >= 0, op, ": clamp is ", clamp, ", expected a finite number >= 0");
   const DenseBlockOnCuda device(op, x, compute);
   PairArguments pair(op, x, weights_g, biases_g, weights_h, biases_h, negative_slope, compute);
   PairGradients gradients(pair, x, weights_g, biases_g, weights_h, biases_h);
-  DenseBlockCoupling& coupling = pair.call.coupling;
-  const DenseBlockShape& shape = pair.call.shape;
-  const Tensor kept_state = checked_half(op, x, shape, state_name, state, state_name, state, coupling.state);
-  const Tensor kept_grad = checked_half(op, x, shape, state_name, state, grad_name, grad, coupling.grad);
-  Tensor out = empty_as(state), grad_state = empty_as(state);
-  coupling.walk = kind;
-  coupling.dtype = state_dtype(op, state_name, state);
-  coupling.clamp = clamp;
-  coupling.out = out.mutable_data_ptr();
-  coupling.grad_state = grad_state.mutable_data_ptr();
+  const WalkedState walked(op, kind, x, pair.call.shape, state_name, state, grad_name, grad, clamp, pair.call.coupling);
   device.backward(pair.call, pair.g.x);
-  return {out,
-          grad_state,
+  return {walked.out,
+          walked.grad_state,
           gradients.grad_x,
           gradients.weights_g.tensors,
           gradients.biases_g.tensors,

@@ -1,7 +1,6 @@
 // The dense block ops on any device: arguments checked, outputs made, kernels called.
 #pragma once
 
-#include <cmath>
 #include <tuple>
 
 #include "dense_block_args.h"
@@ -66,11 +65,8 @@ std::tuple<Tensor, Tensor, Tensors, Tensors> dense_block_backward(const Tensor& 
   const Arguments call(op, x, weights, biases, negative_slope, compute);
   Gradients gradients(call, x, weights, biases);
   Tensor y = empty_output(x, call.params.shape);
-  check_alike(op, "x", x, "grad_y", grad_y);
-  check(same_shape(grad_y, y), op, ": grad_y has shape ", shape_of(grad_y), ", expected ", shape_of(y));
-  const Tensor kept_grad = with_contiguous_samples(grad_y);
   gradients.params.forward.y = y.mutable_data_ptr();
-  gradients.params.grad_y = as_input(kept_grad);
+  const Tensor kept_grad = checked_gradient(op, x, call.params.shape, "grad_y", grad_y, gradients.params.grad_y);
   device.backward(gradients.params, call.x);
   return {y, gradients.grad_x, gradients.weights.tensors, gradients.biases.tensors};
 }
@@ -82,23 +78,15 @@ template <class Device>
 Walked walk(const char* op, CouplingWalk kind, const char* state_name, const Tensor& state, const Tensor* g,
             const char* grad_name, const Tensor& grad, const Tensor& x, const Tensors& weights, const Tensors& biases,
             double clamp, double negative_slope, const std::string& compute) {
-  check(std::isfinite(clamp) && clamp >= 0, op, ": clamp is ", clamp, ", expected a finite number >= 0");
   const Device device(op, x, compute);
   const Arguments call(op, x, weights, biases, negative_slope, compute);
   Gradients gradients(call, x, weights, biases);
   DenseBlockCoupling& coupling = gradients.params.coupling;
   const DenseBlockShape& shape = call.params.shape;
-  const Tensor kept_state = checked_half(op, x, shape, state_name, state, state_name, state, coupling.state);
-  const Tensor kept_grad = checked_half(op, x, shape, state_name, state, grad_name, grad, coupling.grad);
-  const Tensor kept_g = g ? checked_half(op, x, shape, state_name, state, "g", *g, coupling.g) : kept_state;
-  Tensor out = empty_as(state), grad_state = empty_as(state);
-  coupling.walk = kind;
-  coupling.dtype = state_dtype(op, state_name, state);
-  coupling.clamp = clamp;
-  coupling.out = out.mutable_data_ptr();
-  coupling.grad_state = grad_state.mutable_data_ptr();
+  const WalkedState walked(op, kind, x, shape, state_name, state, grad_name, grad, clamp, coupling);
+  const Tensor kept_g = g ? checked_half(op, x, shape, state_name, state, "g", *g, coupling.g) : walked.kept_state;
   device.backward(gradients.params, call.x);
-  return {out, grad_state, gradients.grad_x, gradients.weights.tensors, gradients.biases.tensors};
+  return {walked.out, walked.grad_state, gradients.grad_x, gradients.weights.tensors, gradients.biases.tensors};
 }
 
 template <class Device>

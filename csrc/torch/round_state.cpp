@@ -17,10 +17,8 @@ struct OnCpu {
 };
 
 #ifdef IVAN_FAST_WITH_CUDA
-struct OnCuda {
-  torch::stable::accelerator::DeviceGuard guard;
-  void* stream;
-  explicit OnCuda(const Tensor& t) : guard(t.get_device_index()), stream(current_cuda_stream(t)) {}
+struct OnCuda : OnCudaStream {
+  using OnCudaStream::OnCudaStream;
   void operator()(const RoundStateParams& params) const { cuda::round_state(params, stream); }
 };
 #endif

@@ -88,4 +88,21 @@ inline Tensor empty_as(const Tensor& t) { return torch::stable::new_empty(t, t.s
 // The stream that torch is using on t's device; a device guard must be held for the launch.
 void* current_cuda_stream(const Tensor& t);
 
+#ifdef IVAN_FAST_WITH_CUDA
+// t's device and torch's current stream there, as long as this lives. t decides where an op runs: it may be on the CPU
+// while others are not.
+struct OnCudaStream {
+  torch::stable::accelerator::DeviceGuard guard;
+  void* stream;
+  explicit OnCudaStream(const Tensor& t) : guard(checked_device(t)), stream(current_cuda_stream(t)) {}
+
+ private:
+  static torch::stable::accelerator::DeviceIndex checked_device(const Tensor& t) {
+    check(t.is_cuda(),
+          "ivan_fast: the op's first tensor is on the CPU, but others are on a CUDA device; all must be on one");
+    return t.get_device_index();
+  }
+};
+#endif
+
 }  // namespace ivan_fast

@@ -57,7 +57,7 @@ class Fingerprints:
 
     def stacked(self) -> tuple[Tensor, Tensor]:
         """``(values [blocks, N, K], norms [blocks + 1, N])``, the norms as root mean squares."""
-        if len(set(self._sizes)) == 1:
+        if len(set(self._sizes)) == 1:  # as good as always: one launch
             return self._values, self._norms / self._sizes[0]
         return self._values, torch.stack([n / size for n, size in zip(self._norms, self._sizes, strict=True)])
 

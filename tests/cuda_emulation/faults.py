@@ -98,7 +98,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
         "unfolded gradients over hidden levels": Fault(GEOMETRY, r"plan\.grad_source = (take\([^;]*\));", "plan.hidden"),
         "mirrored weights over weights": Fault(GEOMETRY, r"plan\.gradient_weights = (take\([^;]*\));", "plan.weights"),
         "hidden levels over source 0": Fault(GEOMETRY, r"plan\.hidden = (take\([^;]*\));", "plan.source"),
-        "two nets' weights are one": Fault(RUN, r"task\.stride\[0\] = (plan\.weight_elements)", "0"),
+        "two nets' weights are one": Fault(PACK, r"own \* (task\.packed\[which\]\.elements\(\))", "0"),
     },
     "fused": {
         "ring too small": Fault(FUSED_GEOMETRY, r"return (rows \+ hidden \+ 2 - j);", "rows + hidden + 1 - j"),
