@@ -89,17 +89,12 @@ def compare(found: dict[str, dict[str, float]], record: dict[str, Any]) -> tuple
 
 def about(seconds: float) -> dict[str, Any]:
     """What the numbers were made with."""
+    from ivan.benchmark.machine import commit
     from ivan.environment import collect
 
     made = collect()
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=real_run.REPO,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
     return {
-        "commit": commit or "unknown",
+        "commit": commit() or "unknown",
         "processor": f"{made['Devices']['processor']}, {made['Devices']['cores']} cores",
         "versions": {name: made["Versions"][name] for name in ("python", "torch", "numpy")},
         "kernels": made["Kernels"],
@@ -108,6 +103,8 @@ def about(seconds: float) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from ivan.training.files import replace_json
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -138,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
             "steps": args.steps, "recipe": RECIPE, "numbers": found, "tolerance": TOLERANCE, "why": WHY,
             "made with": about(seconds),
         }  # fmt: skip
-        RECORD.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        replace_json(RECORD, content)
         print(f"wrote {RECORD}")
         return 0
     record = json.loads(RECORD.read_text(encoding="utf-8"))

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -40,29 +40,39 @@ def write_head(path: Path, shape: tuple[int, int, int], contrast: float) -> None
     nib.save(nib.Nifti1Image(head, np.diag([-1.0, 1.0, 1.0, 1.0])), path)
 
 
+# The command line, which at its end writes the peak of its own process to the file named first. (The
+# ru_maxrss of children will not do: a process starts with the peak of the one that started it.)
+CHILD = """
+import atexit, pathlib, sys
+from ivan.benchmark.memory import peak
+from ivan.cli import main
+target = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: target.write_text(str(peak("cpu"))))
+main()
+"""
+
+
 def ivan(*words: str) -> tuple[dict[str, float], str]:
     """Run one command: (its seconds, seconds of processors and peak memory in MB; standard output)."""
-    started = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-m", "ivan", *words], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    # A process starts with the peak of the one it came from: of a child that stays below, nothing is known.
-    known = usage.ru_maxrss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if process.returncode:
-        raise SystemExit(f"ivan {words[0]}: exit code {process.returncode}")
+    started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, "peak")
+        command = [sys.executable, "-c", CHILD, str(target), *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        seconds, usage = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            raise SystemExit(f"ivan {words[0]}: exit code {done.returncode}")
+        peak = int(target.read_text())
     return {
-        "command_seconds": round(time.monotonic() - started, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_memory_mb": round(usage.ru_maxrss * 1024 / 1e6) if known else math.nan,
-    }, output
+        "command_seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "peak_memory_mb": round(peak / 1e6),
+    }, done.stdout
 
 
 def measure(out: Path, shape: tuple[int, int, int], threads: int, network: list[str]) -> dict[str, Any]:
     """The measurements of both directions."""
+    from ivan.benchmark.machine import commit
     from ivan.environment import collect
 
     for name, contrast in (("T1", 1.0), ("T2", 1.7)):
@@ -101,16 +111,13 @@ def measure(out: Path, shape: tuple[int, int, int], threads: int, network: list[
         "instruction set": made["Kernels"].get("cpu_isa", made["Kernels"]),
         "torch": made["Versions"]["torch"],
         "load after": round(load, 2),
-        "commit": _commit(),
+        "commit": commit() or "unknown",
     }
 
 
-def _commit() -> str:
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(words, cwd=REPO, capture_output=True, text=True).stdout.strip() or "unknown"
-
-
 def main(arguments: list[str] | None = None) -> None:
+    from ivan.training.files import replace_json
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -126,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     x, y, z = (int(size) for size in args.shape.split("x"))
     found = measure(args.out, (x, y, z), args.threads, args.network.split())
-    args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    replace_json(args.json, found)
     print(json.dumps(found, indent=1))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +29,7 @@ def test_measures_both_directions(repo: Path, tmp_path: Path) -> None:
     for direction, name in (("forward", "T2"), ("inverse", "T1")):
         made = found["directions"][direction]
         assert 0 <= made["volume_seconds"] < made["command_seconds"]
-        peak = made["peak_memory_mb"]  # not known where pytest's own process is larger
-        assert math.isnan(peak) or peak > 50  # Python and PyTorch alone take more
+        assert made["peak_memory_mb"] > 50  # Python and PyTorch alone take more
         assert nib.load(tmp_path / direction / name / "head.nii.gz").shape == (40, 36, 4)
 
 
