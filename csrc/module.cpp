@@ -95,6 +95,7 @@ py::dict dense_block_cuda_plan(const Sizes& sizes, int nets, std::size_t operand
 py::dict dense_block_cuda_work(const Sizes& sizes) {
   using namespace ivan_fast::cuda;
   const auto shape = shape_of(sizes);
+  check_shape(shape);
   const DenseNet net = forward_net(shape);
   py::dict d;
   d["forward"] = PackedNet(net).elements();

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "ivan_fast/dense_block_cuda.h"
 
@@ -48,6 +50,18 @@ struct DenseNet {
   }
   IVAN_BOTH std::int64_t bias_elements(int m) const { return std::int64_t(output_tiles(m)) * tile_outputs(m); }
 };
+
+// Throws std::runtime_error for what the kernels, and the arrays here, are not made for.
+inline void check_shape(const DenseBlockShape& s) {
+  const auto refuse = [](const std::string& what) { throw std::runtime_error("dense_block: " + what); };
+  if (s.depth < 1 || s.depth > kMaxLevels)
+    refuse("depth is " + std::to_string(s.depth) + ", expected 1 to " + std::to_string(kMaxLevels));
+  for (const std::int64_t channels : {s.in_channels, s.out_channels, s.growth})
+    if (channels < 1 || channels > 4096)
+      refuse("channel counts and growth must be 1 to 4096, found " + std::to_string(channels));
+  for (const std::int64_t size : {s.height, s.width})
+    if (size > 1 << 20) refuse("height and width must be at most 1048576, found " + std::to_string(size));
+}
 
 // Where the levels of a packed net lie, in elements.
 struct PackedNet {
@@ -191,6 +205,7 @@ struct DenseBlockPlan {
 inline DenseBlockPlan make_plan(const DenseBlockShape& s, int nets, std::size_t operand_size, std::size_t state_size,
                                 DenseBlockPass pass, std::size_t limit) {
   const bool backward = pass != DenseBlockPass::kForward, coupled = pass == DenseBlockPass::kCoupledBackward;
+  check_shape(s);
   DenseBlockPlan plan{};
   plan.net = forward_net(s);
   plan.gradient = gradient_net(s);
