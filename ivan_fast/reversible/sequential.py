@@ -128,19 +128,29 @@ class ReversibleSequential(nn.Module):
         )
         if not steps:
             return x
+        if wanted and self.memory != "store":
+            return self._recorded(x, steps)
+        state = x.to(self._dtype_of_states(x, steps))
+        self._set_rounding(x, state.dtype, steps)
+        for step in steps:
+            state = step.run(state, None)
+        return state.to(x.dtype)
+
+    # One break of torch.compile's graph instead of an attempt at every step: the fused kernels are compiled
+    # already, and what is recorded is not a graph's business. Subnets that are compiled themselves stay so.
+    @torch.compiler.disable
+    def _recorded(self, x: Tensor, steps: list[Step]) -> Tensor:
         dtype = self._dtype_of_states(x, steps)
+        self._set_rounding(x, dtype, steps)
+        noise = 0.0 if self._rounds(dtype) else NOISE.get(dtype, 0.0)
+        run = Pass(self, steps, self.memory, x, dtype, self._tolerance(x, dtype), noise)
+        return Chain.apply(run, x, *run.trained).to(x.dtype)
+
+    def _set_rounding(self, x: Tensor, dtype: torch.dtype, steps: list[Step]) -> None:
         if dtype == torch.float64:
             rounding = rounding_steps(x)
             for step in steps:
                 step.rounding = rounding
-        if self.memory == "store" or not wanted:
-            state = x.to(dtype)
-            for step in steps:
-                state = step.run(state, None)
-            return state.to(x.dtype)
-        noise = 0.0 if self._rounds(dtype) else NOISE.get(dtype, 0.0)
-        run = Pass(self, steps, self.memory, x, dtype, self._tolerance(x, dtype), noise)
-        return Chain.apply(run, x, *run.trained).to(x.dtype)
 
     def _dtype_of_states(self, x: Tensor, steps: list[Step]) -> torch.dtype:
         """Somebody else's blocks get the dtype of the input: they may not be able to take another."""

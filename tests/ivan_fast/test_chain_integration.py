@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -49,6 +50,63 @@ def test_compile_around_a_chain(device: str) -> None:
     found = step(torch.compile(model, backend="aot_eager"), x)
     assert len(found) == len(expected) > 40
     assert distance(found, expected) < 1e-6
+
+
+class Graphs:
+    """A backend that notes the calls of every graph it is given, and runs it as it is."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        functions = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+        self.calls.append([getattr(function, "__name__", str(function)) for function in functions])
+        return graph.forward
+
+
+def test_a_recorded_chain_breaks_the_graph_once(device: str) -> None:
+    """Whatever its length, and with no warning: the chain is one opaque call between two graphs."""
+    model, graphs = Around().to(device), Graphs()
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=r"The \.grad attribute")  # Dynamo's own look at tensors
+        step(torch.compile(model, backend=graphs), torch.randn(1, 2, 9, 8, device=device))
+    assert graphs.calls == [["conv2d", "tanh"], ["relu", "conv2d"]]
+
+
+def test_without_gradient_the_chain_is_part_of_the_graph(device: str) -> None:
+    model, graphs = Around().to(device), Graphs()
+    x = torch.randn(1, 2, 9, 8, device=device)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, backend=graphs, fullgraph=True)(x), model(x))
+    assert len(graphs.calls) == 1
+    assert len(graphs.calls[0]) > 6
+
+
+class Shift(nn.Module):
+    """y = x + subnet of a constant: invertible whatever the subnet."""
+
+    def __init__(self, subnet: nn.Module) -> None:
+        super().__init__()
+        self.subnet = subnet
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.subnet(torch.ones_like(x))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y - self.subnet(torch.ones_like(y))
+
+
+def test_a_compiled_subnet_stays_compiled_inside(device: str) -> None:
+    graphs = Graphs()
+    subnet = nn.Conv2d(2, 2, 1).to(device)
+    torch._dynamo.reset()
+    chain = ReversibleSequential(Shift(torch.compile(subnet, backend=graphs)))
+    step(torch.compile(chain, backend=graphs), torch.randn(1, 2, 5, 4, device=device))
+    assert ["conv2d"] in graphs.calls
+    assert subnet.weight.grad is not None
 
 
 def test_bf16_autocast_is_the_bf16_compute(device: str) -> None:
