@@ -80,9 +80,17 @@ def as_parameters(module: nn.Module, x: Tensor, steps: Tensor | None = None) -> 
     return x.to(own)
 
 
+@torch.compiler.assume_constant_result  # which torch 2.10 cannot trace
+def autocast_available(kind: str) -> bool:
+    """Whether devices of this type have autocast at all; elsewhere asking for its state is an error."""
+    return torch.amp.is_autocast_available(kind)
+
+
+def autocast_enabled(x: Tensor) -> bool:
+    """Whether autocast is on, here and now, for the device of ``x``."""
+    return autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Suspends autocast: the state between blocks is never rounded to half precision."""
-    kind = x.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return torch.autocast(kind, enabled=False)
+    return torch.autocast(x.device.type, enabled=False) if autocast_enabled(x) else nullcontext()

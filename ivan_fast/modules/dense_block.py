@@ -7,7 +7,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ivan_fast.modules.backend import BackendModule, full_precision
+from ivan_fast.modules.backend import BackendModule, autocast_enabled, full_precision
 from ivan_fast.reference import COMPUTE_MODES
 
 _AUTOCAST_COMPUTE = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -99,7 +99,7 @@ class DenseBlock(BackendModule):
         if self.compute is not None:
             return self.compute
         kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        if autocast_enabled(x):
             return _AUTOCAST_COMPUTE.get(torch.get_autocast_dtype(kind), "strict")
         if kind != "cpu" or self.backend != "fast":  # there both are the same
             return "strict"

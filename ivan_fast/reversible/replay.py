@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
-from ivan_fast.modules.backend import full_precision
+from ivan_fast.modules.backend import autocast_available, full_precision
 from ivan_fast.modules.dense_block import DenseBlock
 
 ParameterGradients = list[tuple[Tensor, Tensor]]
@@ -145,7 +145,7 @@ class AutocastState:
     """Autocast as it is now, for the CPU and for one device, to be restored in backward."""
 
     def __init__(self, device: torch.device) -> None:
-        kinds = [k for k in sorted({"cpu", device.type}) if torch.amp.is_autocast_available(k)]
+        kinds = [k for k in sorted({"cpu", device.type}) if autocast_available(k)]
         self._states = [(k, torch.is_autocast_enabled(k), torch.get_autocast_dtype(k)) for k in kinds]
 
     @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ivan_fast.modules.backend import BackendModule, checked_backend, rounding_steps
+from ivan_fast.modules.backend import BackendModule, autocast_enabled, checked_backend, rounding_steps
 from ivan_fast.modules.dense_block import REDUCED_COMPUTE, DenseBlock
 from ivan_fast.reversible.chain import Chain, Pass, warn_of_drift
 from ivan_fast.reversible.guard import NOISE, TOLERANCE, TOLERANCE_REDUCED, TOLERANCE_ROUNDED
@@ -121,7 +121,7 @@ class ReversibleSequential(nn.Module):
                 "ReversibleSequential: torch.nn.DataParallel hides the parameters of its replicas; "
                 "use torch.nn.parallel.DistributedDataParallel"
             )
-        if x.dtype in (torch.bfloat16, torch.float16) and _autocast_enabled(x):
+        if x.dtype in (torch.bfloat16, torch.float16) and autocast_enabled(x):
             x = x.float()
         wanted = torch.is_grad_enabled() and (
             x.requires_grad or any(p.requires_grad for p in self.parameters())
@@ -171,7 +171,7 @@ class ReversibleSequential(nn.Module):
         return dtype == torch.float64 and any(p.dtype != dtype for p in self.parameters())
 
     def _reduced_precision(self, x: Tensor) -> bool:
-        if _autocast_enabled(x):
+        if autocast_enabled(x):
             return True
         dense = [m for m in self.modules() if isinstance(m, DenseBlock)]
         if any(block.compute_for(x) in REDUCED_COMPUTE for block in dense):
@@ -192,8 +192,3 @@ class ReversibleSequential(nn.Module):
 
     def extra_repr(self) -> str:
         return f"memory={self.memory!r}, tol={self.tol}"
-
-
-def _autocast_enabled(x: Tensor) -> bool:
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
