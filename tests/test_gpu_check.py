@@ -74,6 +74,20 @@ def test_whole_check_on_the_cpu(tmp_path):
     assert "extrapolated" not in done.stdout  # no device memory here
 
 
+def test_the_tests_for_a_gpu_are_found_by_pytest_alone(tmp_path):
+    """None of its plugins need be there, nor the application's libraries."""
+    import checks
+
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--collect-only"]
+    done = subprocess.run(
+        [*command, *checks.TESTS], env=environment, capture_output=True, text=True, check=False, cwd=REPO
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert sum("::" in line for line in done.stdout.splitlines()) > 300
+
+
 def test_nothing_fits_into_no_time(tmp_path):
     done = check("--device", "cpu", "--sizes", 16, "--batches", 1, "--budget", 0, folder=tmp_path)
     assert done.returncode == 1
