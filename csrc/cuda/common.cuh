@@ -18,15 +18,22 @@ inline void check(cudaError_t error, const char* op) {
   throw std::runtime_error(std::string("ivan_fast: CUDA kernel of ") + op + ": " + cudaGetErrorString(error));
 }
 
+// Lets `kernel`, which has no other shared memory, use all that a block may on the current device. Always all: the
+// limit is one of the process, and a thread that lowered it to its own need would fail another's launch.
+template <typename Kernel>
+void allow_all_shared(const char* op, Kernel* kernel) {
+  int device = 0, most = 0;
+  check(cudaGetDevice(&device), op);
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), op);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), op);
+}
+
 // Launches `kernel` for the op of that name. A function rather than <<<>>>, so that the sources are plain C++ for the
-// CPU emulation of the tests too. Dynamic shared memory beyond 48 KB is asked for here.
+// CPU emulation of the tests too.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
             cudaStream_t stream, const Arguments&... arguments) {
-  if (shared_bytes > (48u << 10)) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-          op);
-  }
+  if (shared_bytes > (48u << 10)) allow_all_shared(op, kernel);  // more must be asked for
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -321,7 +321,13 @@ void warp_collective(const char* operation, unsigned mask, const void* in, void*
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value > device.shared_optin) return last_error = cudaErrorInvalidValue;
-  allowed_dynamic[kernel] = value;
+  int& allowed = allowed_dynamic[kernel];
+  if (value < allowed) {
+    failure = "the limit of dynamic shared memory sinks from " + std::to_string(allowed) + " to " +
+              std::to_string(value) + " bytes, under a thread that may be about to launch with more";
+    return last_error = cudaErrorLaunchFailure;
+  }
+  allowed = value;
   return cudaSuccess;
 }
 
@@ -392,4 +398,5 @@ extern "C" std::int64_t emulation_launches() { return cuda_emulation::launches; 
 extern "C" void emulation_set_schedule(std::uint64_t seed) { cuda_emulation::schedule = seed; }
 extern "C" void emulation_set_device(int multiprocessors, int capability, int shared_optin, int compiled) {
   device = {multiprocessors, capability, shared_optin, compiled};
+  cuda_emulation::allowed_dynamic.clear();
 }

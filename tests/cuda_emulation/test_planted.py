@@ -129,3 +129,9 @@ def test_launch_limits(machine, launch, accepted):
         with pytest.raises(RuntimeError, match="nothing: invalid"):
             machine.call("launch", *launch)
         machine.call("launch", 1, 1, 1, 32, 0)  # the error does not linger
+
+
+def test_a_launch_leaves_the_limit_of_shared_memory_to_others(machine):
+    """The limit is the process's: a launch that needs less must not lower it under another thread's."""
+    for kib in (200, 100, 200):
+        machine.call("launch", 1, 1, 1, 32, kib << 10)
