@@ -121,6 +121,7 @@ py::dict dense_block_fused_geometry(const Sizes& sizes, bool mirrored, int opera
   d["block_rows"] = g.block_rows;
   d["bands"] = g.bands;
   d["threads"] = g.threads;
+  d["resident"] = g.resident;
   d["shared_bytes"] = g.shared_bytes;
   return d;
 }

@@ -21,6 +21,7 @@ struct FusedGeometry {
   int strip, strips;      // columns that a block stores; strips of the region
   int block_rows, bands;  // rows that a block stores; bands of the region
   int threads;
+  int resident;  // blocks that a multiprocessor holds at once
   std::int64_t shared_bytes;
 };
 
@@ -46,6 +47,13 @@ inline std::int64_t fused_shared_bytes(const DenseNet& net, int cols, int rows, 
   return (source_offset(net, cols, rows, operand_size) + source + 15) / 16 * 16;
 }
 
+// Blocks that a multiprocessor holds at once. It has 1 KB more than one block may use, and keeps as much of each block
+// for itself; its registers are those of one block of the most threads.
+inline int fused_resident(int threads, std::int64_t shared_bytes, int operand_size, const DenseBlockDevice& device) {
+  const std::int64_t by_shared = (device.shared_bytes + 1024) / (shared_bytes + 1024);
+  return int(std::min<std::int64_t>(by_shared, most_fused_threads(std::size_t(operand_size)) / threads));
+}
+
 // For a region of height x width pixels of so many images. The fastest by a rough model of a step: so many clocks a
 // pixel, and for the barriers. None of it has been measured. Whether it is possible does not depend on the region.
 inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, std::int64_t height, std::int64_t width,
@@ -56,14 +64,14 @@ inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, st
   double least = 0;
   for (const int cols : {128, 96, 64, 48, 32})
     for (const int rows : {4, 2}) {
-      FusedGeometry g{true, cols, rows, cols - 2 * net.hidden, 0, 0, 0, cols / 16 * 64, 0};
+      FusedGeometry g{true, cols, rows, cols - 2 * net.hidden, 0, 0, 0, cols / 16 * 64, 0, 0};
       g.shared_bytes = fused_shared_bytes(net, cols, rows, operand_size);
       if (g.strip < 16 || g.threads > most_fused_threads(std::size_t(operand_size)) ||
           g.shared_bytes > device.shared_bytes)
         continue;
+      g.resident = fused_resident(g.threads, g.shared_bytes, operand_size, device);
       g.strips = int(ceil_div(width, g.strip));
-      const std::int64_t resident =
-          std::max<std::int64_t>(1, device.shared_bytes / g.shared_bytes) * device.multiprocessors;
+      const std::int64_t resident = std::int64_t(g.resident) * device.multiprocessors;
       // More bands than that leave the device no fuller.
       const std::int64_t enough = 1 + 4 * resident / (std::int64_t(g.strips) * images);
       for (std::int64_t bands = 1; bands <= std::min({ceil_div(height, 16), std::int64_t(65535), enough}); ++bands) {
@@ -71,8 +79,7 @@ inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, st
         g.bands = int(ceil_div(height, g.block_rows));
         const std::int64_t steps = ceil_div(g.block_rows + 2 * net.hidden, rows);
         const std::int64_t waves = ceil_div(std::int64_t(g.strips) * g.bands * images, resident);
-        const double share = double(resident) / device.multiprocessors;
-        const double clocks = double(waves) * share * double(steps) * (kPixelClocks * rows * cols + kStepClocks);
+        const double clocks = double(waves) * g.resident * double(steps) * (kPixelClocks * rows * cols + kStepClocks);
         if (best.possible && clocks >= least) continue;
         least = clocks;
         best = g;

@@ -107,6 +107,10 @@ def test_fused_blocks_cover_the_image_and_fit_the_device(
         assert (in_ if mirrored else out) <= 16
         assert g["shared_bytes"] <= device[1]
         assert g["threads"] == g["cols"] // 16 * 64 <= 512
+        assert g["resident"] >= 1
+        assert g["resident"] * (g["shared_bytes"] + 1024) <= device[1] + 1024  # 1 KB of each block is the system's
+        registers = 128 if operand_size == 2 else 200  # of a thread at most: cmake/cuda_gate.toml
+        assert g["resident"] * g["threads"] * registers <= 65536
         assert g["rows"] in (2, 4)
         assert g["strip"] == g["cols"] - 2 * (depth - 1) >= 16
         assert (g["strips"] - 1) * g["strip"] < width <= g["strips"] * g["strip"]
