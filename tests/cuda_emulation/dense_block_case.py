@@ -98,6 +98,7 @@ def run_walk(
     limit: int = 64 * MIB,
     fused: bool = False,
     grad: Tensor | None = None,
+    slope: float = 0.2,
 ) -> list[Tensor]:
     """``[out, grad_state, grad_x, gradients of weights and biases]`` of H, or of G and H together.
 
@@ -109,7 +110,7 @@ def run_walk(
     kind = {"forward": 1, "inverse": 2}[walk]
     options = [int(fused), limit, 2, kind, int(state.dtype == torch.float64)]
     half = [state, g, grad if grad is not None else cases[-1].grad_y.to(state.dtype), out, grad_state]
-    grads, _ = _call(emulator, cases, compute, options, 0.2, [None] * len(cases), half)
+    grads, _ = _call(emulator, cases, compute, options, slope, [None] * len(cases), half)
     return [out, grad_state, *grads]
 
 
