@@ -13,12 +13,6 @@
 
 namespace ivan_fast::cuda {
 
-// Which 16-byte chunk of pixel p holds chunk 0; the others follow by exclusive or. 8 neighbours meet in no bank.
-template <typename S>
-__device__ __forceinline__ int swizzle(int p) {
-  return sizeof(S) == 2 ? p / 4 % 2 : p / 2 % 4;
-}
-
 // One block's view of its strip. Rows are counted from `origin`, before any that is read; column 0 is the first
 // computed one, and pixel p of a ring is column p - 1.
 template <typename S, int kRows, bool kMirrored>

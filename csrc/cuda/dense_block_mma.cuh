@@ -50,33 +50,36 @@ __device__ __forceinline__ void multiply_rows(float (&acc)[kRows][kTiles][4], co
   }
 }
 
-// All products of one slice. `pixel`: of the warp's first pixel; `weights`: 9 matrices, or at the centre one.
+// All products of one slice. `row`: of the warp's first pixels in the patch, from its column 0; `col`: of the first of
+// them there. `weights`: 9 matrices, or at the centre one.
 template <typename S, int kTiles>
-__device__ __forceinline__ void multiply_patch(float (&acc)[kWarpRows][kTiles][4], const unsigned char* pixel,
-                                               int row_bytes, int pixel_bytes, const std::uint32_t* weights,
-                                               bool centre) {
-  constexpr int kSteps = kSlice * int(sizeof(S)) / 32;
+__device__ __forceinline__ void multiply_patch(float (&acc)[kWarpRows][kTiles][4], const unsigned char* row,
+                                               int row_bytes, int col, const std::uint32_t* weights, bool centre) {
+  constexpr int kPixelBytes = kSlice * int(sizeof(S)), kSteps = kPixelBytes / 32;
   constexpr int kStepWords = kTiles * 8 * 8, kMatrixWords = kSteps * kStepWords;
   const int lane = threadIdx.x % 32;
-  const unsigned char* own = pixel + lane % 16 * pixel_bytes + lane / 16 * 16;
+  const auto chunk = [&](int p, int step) {
+    return row + p * kPixelBytes + ((step * 2 + lane / 16) ^ swizzle<S>(p)) * 16;
+  };
   if (centre) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step)
+    for (int step = 0; step < kSteps; ++step) {
+      const unsigned char* own = chunk(col + lane % 16, step);
       multiply_rows<S, kTiles, 1, kWarpRows>(
-          acc, [&](std::uint32_t (&a)[4], int r) { ldmatrix<4>(a, own + r * row_bytes + step * 32); },
-          weights + step * kStepWords, 0);
+          acc, [&](std::uint32_t (&a)[4], int r) { ldmatrix<4>(a, own + r * row_bytes); }, weights + step * kStepWords,
+          0);
+    }
     return;
   }
 #pragma unroll 1
   for (int kw = 0; kw < 3; ++kw)
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step)
+    for (int step = 0; step < kSteps; ++step) {
+      const unsigned char* own = chunk(col + lane % 16 + kw - 1, step);
       multiply_rows<S, kTiles, 3, kWarpRows>(
-          acc,
-          [&](std::uint32_t (&a)[4], int r) {
-            ldmatrix<4>(a, own + (r - 1) * row_bytes + (kw - 1) * pixel_bytes + step * 32);
-          },
+          acc, [&](std::uint32_t (&a)[4], int r) { ldmatrix<4>(a, own + (r - 1) * row_bytes); },
           weights + kw * 3 * kMatrixWords + step * kStepWords, kMatrixWords);
+    }
 }
 
 // Neighbouring operands of 16 bytes from their sums: bias, LeakyReLU or the mask's derivative, rounding.
@@ -114,7 +117,7 @@ template <typename S, int kTiles>
 struct MmaLayer {
   static constexpr int kRows = 2 * kWarpRows, kCols = 2 * kWarpCols, kBlock = 128;
   static constexpr int kPatchRows = kRows + 2, kPatchCols = kCols + 2;
-  static constexpr int kPixelBytes = kSlice * int(sizeof(S)) + 16;  // 8 neighbours start in different banks
+  static constexpr int kPixelBytes = kSlice * int(sizeof(S));  // chunks lie as swizzle says, by the patch's column
   static constexpr int kRowBytes = kPatchCols * kPixelBytes;
   static constexpr int kMatrixBytes = kTiles * 8 * kSlice * int(sizeof(S));
   static constexpr int kStageBytes = kPatchRows * kRowBytes + 9 * kMatrixBytes;
@@ -147,9 +150,9 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(const __grid_constant
     const int image = centre && task.shared_source ? block.image : block.number;
     for (int i = threadIdx.x; i < L::kPatchRows * L::kPatchCols * kPacks; i += L::kBlock) {
       const int pixel = i / kPacks, part = i % kPacks;
-      const int r = row + pixel / L::kPatchCols - 1, c = col + pixel % L::kPatchCols - 1;
+      const int p = pixel % L::kPatchCols, r = row + pixel / L::kPatchCols - 1, c = col + p - 1;
       const bool held = from.region.contains(r, c);
-      copy_async(stage + pixel * L::kPixelBytes + part * 16,
+      copy_async(stage + pixel * L::kPixelBytes + (part ^ swizzle<S>(p)) * 16,
                  held ? from.at(image, slice, r, c) + part * kPackWidth<S> : from.data, !held);
     }
     const int first = centre ? s : source_slices + 9 * (s - source_slices);
@@ -168,9 +171,9 @@ __global__ void __launch_bounds__(128, 3) mma_layer_kernel(const __grid_constant
     __syncthreads();  // stage s is there, and nobody reads the other any more
     if (s + 1 < all) fetch(s + 1);
     const unsigned char* stage = shared + s % 2 * L::kStageBytes;
-    multiply_patch<S, kTiles>(
-        acc, stage + (warp_row + 1) * L::kRowBytes + (warp_col + 1) * L::kPixelBytes, L::kRowBytes, L::kPixelBytes,
-        reinterpret_cast<const std::uint32_t*>(stage + L::kPatchRows * L::kRowBytes), s < source_slices);
+    multiply_patch<S, kTiles>(acc, stage + (warp_row + 1) * L::kRowBytes, L::kRowBytes, warp_col + 1,
+                              reinterpret_cast<const std::uint32_t*>(stage + L::kPatchRows * L::kRowBytes),
+                              s < source_slices);
   }
   __syncthreads();
   float* sums = reinterpret_cast<float*>(shared);

@@ -13,44 +13,55 @@ struct MmaGradient {
   static constexpr int kRows = sizeof(S) == 2 ? 4 : 2, kCols = 32, kBorder = kTaps == 9 ? 1 : 0;
   static constexpr int kSourceRows = kRows + 2 * kBorder, kSourceCols = kCols + 2 * kBorder;
   static constexpr int kStepCols = 32 / int(sizeof(S)), kSteps = kRows * kCols / kStepCols;
-  static constexpr int kPixel = kPair + 8;  // elements: no two lanes of a load meet in a bank
-  static constexpr int kSourceElements = kSourceRows * kSourceCols * kPixel;
-  static constexpr int kStageElements = kSourceElements + kRows * kCols * kPixel;
+  static constexpr int kSourceElements = kSourceRows * kSourceCols * kPair;
+  static constexpr int kStageElements = kSourceElements + kRows * kCols * kPair;
   static constexpr int kSharedBytes = 2 * kStageElements * int(sizeof(S));
   static_assert(kTaps == 9 || (kSteps == 8 && 8 * kPair * kPair * 4 <= kSharedBytes));
 };
 
-// Fragments of 16 channels (rows of A, or two tiles of columns of B) by a step of pixels, from [pixel][channel].
+// Where 16-byte chunk c of pixel p of a pair of slices lies: no two lanes of a load below meet in a bank. Of 16 bits 8
+// neighbours are read by chunks, of 32 bits 4 by pairs of chunks.
+template <typename S>
+__device__ __forceinline__ int pair_chunk(int p, int c) {
+  return sizeof(S) == 2 ? c ^ (p / 2 % 4) : c ^ (p % 4 * 2);
+}
+
+// Fragments of 16 channels from `channel` on (rows of A, or two tiles of columns of B) by a step of pixels from pixel p
+// on, from [pixel][channel].
 // A wants channels 0..7, 8..15 of the first half of the pixels, then of the second: `across` false. B wants both
 // halves of the pixels of channels 0..7, then of 8..15: `across` true.
 template <typename S>
-__device__ __forceinline__ void load_channels(std::uint32_t (&r)[4], const S* pixels, int stride, bool across) {
+__device__ __forceinline__ void load_channels(std::uint32_t (&r)[4], const S* pixels, int p, int channel,
+                                              bool across) {
+  constexpr int kChunk = kPackWidth<S>;
   const int lane = threadIdx.x % 32;
   if constexpr (sizeof(S) == 2) {
     const int i = lane / 8, half = across ? i % 2 : i / 2, eight = across ? i / 2 : i % 2;
-    ldmatrix<4, true>(r, pixels + (half * 8 + lane % 8) * stride + eight * 8);
+    const int own = p + half * 8 + lane % 8;
+    ldmatrix<4, true>(r, pixels + own * kPair + pair_chunk<S>(own, channel / kChunk + eight) * kChunk);
   } else {
     const std::uint32_t* words = reinterpret_cast<const std::uint32_t*>(pixels);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int half = across ? i % 2 : i / 2, eight = across ? i / 2 : i % 2;
-      r[i] = words[(half * 4 + lane % 4) * stride + eight * 8 + lane / 4];
+      const int own = p + half * 4 + lane % 4, c = channel + eight * 8 + lane / 4;
+      r[i] = words[own * kPair + pair_chunk<S>(own, c / kChunk) * kChunk + c % kChunk];
     }
   }
 }
 
 // load_pair on the way to shared memory.
-template <int kRows, int kCols, int kStride, int kBlock, typename S>
+template <int kRows, int kCols, int kBlock, typename S>
 __device__ __forceinline__ void fetch_pair(S* to, const SlicePair<S>& pair, const Region& valid, int image, int row,
                                            int col) {
   constexpr int kPacks = kSlice / kPackWidth<S>;
   for (int i = threadIdx.x; i < kRows * kCols * 2 * kPacks; i += kBlock) {
     const int pixel = i / kPacks % (kRows * kCols), slice = i / kPacks / (kRows * kCols);
-    const int part = i % kPacks * kPackWidth<S>;
-    const int r = row + pixel / kCols, c = col + pixel % kCols;
+    const int part = i % kPacks, r = row + pixel / kCols, c = col + pixel % kCols;
     const bool held = slice < pair.count && valid.contains(r, c);
-    copy_async(to + pixel * kStride + slice * kSlice + part,
-               held ? pair.from.at(pair.image + image, pair.slice + slice, r, c) + part : pair.from.data, !held);
+    const S* from = pair.from.data;
+    if (held) from = pair.from.at(pair.image + image, pair.slice + slice, r, c) + part * kPackWidth<S>;
+    copy_async(to + pixel * kPair + pair_chunk<S>(pixel, slice * kPacks + part) * kPackWidth<S>, from, !held);
   }
 }
 
@@ -70,23 +81,21 @@ __global__ void __launch_bounds__(MmaGradient<S, kTaps>::kBlock, 2) mma_gradient
     S* stage = shared + (i - begin) % 2 * G::kStageElements;
     const int image = static_cast<int>(i / (across * down)), rest = static_cast<int>(i % (across * down));
     const int row = task.own.row0 + rest / across * G::kRows, col = task.own.col0 + rest % across * G::kCols;
-    fetch_pair<G::kSourceRows, G::kSourceCols, G::kPixel, G::kBlock>(stage, item.source, readable, image,
-                                                                     row - G::kBorder, col - G::kBorder);
-    fetch_pair<G::kRows, G::kCols, G::kPixel, G::kBlock>(stage + G::kSourceElements, item.gradient, task.own, image,
-                                                         row, col);
+    fetch_pair<G::kSourceRows, G::kSourceCols, G::kBlock>(stage, item.source, readable, image, row - G::kBorder,
+                                                          col - G::kBorder);
+    fetch_pair<G::kRows, G::kCols, G::kBlock>(stage + G::kSourceElements, item.gradient, task.own, image, row, col);
     cp_async_commit();
   };
   float acc[2][4][4] = {};
   // Pixels of step `step`, the source shifted by the tap.
   const auto add = [&](const S* stage, int step, int kh, int kw) {
     const int r = step * G::kStepCols / G::kCols, c = step * G::kStepCols % G::kCols;
-    const S* gradient = stage + G::kSourceElements + (r * G::kCols + c) * G::kPixel;
-    const S* source = stage + ((r + kh) * G::kSourceCols + c + kw) * G::kPixel;
+    const S *source = stage, *gradient = stage + G::kSourceElements;
     std::uint32_t a[2][4], b[2][4];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      load_channels<S>(a[i], gradient + i * 16, G::kPixel, false);
-      load_channels<S>(b[i], source + i * 16, G::kPixel, true);
+      load_channels<S>(a[i], gradient, r * G::kCols + c, i * 16, false);
+      load_channels<S>(b[i], source, (r + kh) * G::kSourceCols + c + kw, i * 16, true);
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i)

@@ -28,6 +28,14 @@ __device__ __forceinline__ void multiply(float (&d)[4], const std::uint32_t (&a)
   }
 }
 
+// Pixels of a slice in shared memory, one after the other: which 16-byte chunk of pixel p holds chunk 0; the others
+// follow by exclusive or. A chunk of 8 neighbours meets in no bank, and nothing is padded: shared memory decides how
+// many blocks a multiprocessor holds.
+template <typename S>
+__device__ __forceinline__ int swizzle(int p) {
+  return sizeof(S) == 2 ? p / 4 % 2 : p / 2 % 4;
+}
+
 // 16 bytes to shared memory, or zeros (`from` is then not read, but must be an address). Done after cp_async_wait.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool zero) {
   cp_async<16>(to, from, zero ? 0 : 16);

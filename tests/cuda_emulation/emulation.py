@@ -191,6 +191,11 @@ class Emulator:
         self.library.emulation_launches.restype = ctypes.c_int64
         return int(self.library.emulation_launches())
 
+    def bank_conflicts(self) -> int:
+        """Pairs of rows so far that lie in the same banks, so that ldmatrix reads them one after the other."""
+        self.library.emulation_bank_conflicts.restype = ctypes.c_int64
+        return int(self.library.emulation_bank_conflicts())
+
     def schedule(self, seed: int) -> None:
         """The order of threads and blocks: 0 ascending, 1 descending, else a shuffle of this seed."""
         self.library.emulation_set_schedule(ctypes.c_uint64(seed))

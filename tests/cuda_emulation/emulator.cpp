@@ -51,6 +51,7 @@ Thread* current = nullptr;
 Block block;
 std::uint64_t schedule = 0;
 std::int64_t launches = 0;
+std::int64_t bank_conflicts = 0;
 Device device;
 
 namespace {
@@ -395,6 +396,7 @@ static int planted_fault = -1;
 extern "C" bool emulation_planted(int number) { return number == planted_fault; }
 extern "C" void emulation_plant(int number) { planted_fault = number; }
 extern "C" std::int64_t emulation_launches() { return cuda_emulation::launches; }
+extern "C" std::int64_t emulation_bank_conflicts() { return cuda_emulation::bank_conflicts; }
 extern "C" void emulation_set_schedule(std::uint64_t seed) { cuda_emulation::schedule = seed; }
 extern "C" void emulation_set_device(int multiprocessors, int capability, int shared_optin, int compiled) {
   device = {multiprocessors, capability, shared_optin, compiled};

@@ -98,12 +98,16 @@ void load_matrices(unsigned mask, const void* const* in, void* const* out) {
   const Row& first = *static_cast<const Row*>(in[0]);
   for (int m = 0; m < first.matrices; ++m) {
     std::uint16_t matrix[8][8];
+    std::uintptr_t taken[8];  // what 16 bytes of shared memory's 128 bytes of banks a row takes, by the row's address
     for (int r = 0; r < 8; ++r) {
       const std::uint16_t* row = static_cast<const Row*>(in[8 * m + r])->row;
       if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
         fail("ldmatrix: the row of lane %d is misaligned", 8 * m + r);
       race::access(row, 16, false, block.threads[std::size_t(current->linear / 32 * 32 + 8 * m + r)]);
       for (int c = 0; c < 8; ++c) matrix[r][c] = row[c];
+      taken[r] = reinterpret_cast<std::uintptr_t>(row) / 16;
+      for (int before = 0; before < r; ++before)
+        bank_conflicts += taken[before] != taken[r] && taken[before] % 8 == taken[r] % 8;
     }
     for (int lane = 0; lane < 32; ++lane) {
       const int g = lane / 4, t = lane % 4;

@@ -238,6 +238,15 @@ def test_walk_of_samples_that_lie_apart(emulator, walk):
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("compute", ["bf16", "fp16", "tf32"])
+def test_fragments_are_loaded_without_bank_conflicts(emulator, compute, fused):
+    """Eight rows of a matrix in one pass; shared memory's bandwidth is what tensor cores wait for."""
+    before = emulator.bank_conflicts()
+    run(emulator, make(1, 1, 1, 32, 3, 9, 34), compute, fused=fused)
+    assert emulator.bank_conflicts() == before
+
+
 def test_a_result_that_was_never_written_is_an_error(emulator):
     case = make(*SMALL)
     results, _ = run(emulator, case)
