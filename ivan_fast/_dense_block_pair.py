@@ -25,6 +25,12 @@ _NAMES = (
 )
 
 
+def _call(name: str, tensors: tuple[Tensor, ...], lists: tuple[Sequence[Tensor], ...], *rest: object) -> Any:
+    """The op of that name, of the tensors up to x, the lists of parameters, and numbers and `compute`."""
+    refuse_tangents(name, *tensors, *(t for one in lists for t in one))
+    return getattr(_ops, name).default(*tensors, *(list(one) for one in lists), *rest)
+
+
 def dense_block_pair(
     x: Tensor,
     weights_g: Sequence[Tensor],
@@ -43,10 +49,8 @@ def dense_block_pair(
         weights_g, biases_g, weights_h, biases_h: parameters of each; these and the rest as in
             :func:`dense_block`.
     """
-    refuse_tangents("dense_block_pair", x, *weights_g, *biases_g, *weights_h, *biases_h)
-    return _ops.dense_block_pair.default(
-        x, list(weights_g), list(biases_g), list(weights_h), list(biases_h), negative_slope, compute
-    )
+    lists = (weights_g, biases_g, weights_h, biases_h)
+    return _call(_NAMES[0], (x,), lists, negative_slope, compute)
 
 
 def dense_block_pair_backward(
@@ -65,20 +69,8 @@ def dense_block_pair_backward(
     Returns:
         ``(grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``.
     """
-    refuse_tangents(
-        "dense_block_pair_backward", grad_g, grad_h, x, *weights_g, *biases_g, *weights_h, *biases_h
-    )
-    return _ops.dense_block_pair_backward.default(
-        grad_g,
-        grad_h,
-        x,
-        list(weights_g),
-        list(biases_g),
-        list(weights_h),
-        list(biases_h),
-        negative_slope,
-        compute,
-    )
+    lists = (weights_g, biases_g, weights_h, biases_h)
+    return _call(_NAMES[1], (grad_g, grad_h, x), lists, negative_slope, compute)
 
 
 def dense_block_pair_coupling_backward(
@@ -105,21 +97,8 @@ def dense_block_pair_coupling_backward(
         ``(x2, grad_x2, grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``; ``grad_x`` is
         the sum of what comes through g and through h.
     """
-    refuse_tangents(
-        "dense_block_pair_coupling_backward", y2, grad_y2, x, *weights_g, *biases_g, *weights_h, *biases_h
-    )
-    return _ops.dense_block_pair_coupling_backward.default(
-        y2,
-        grad_y2,
-        x,
-        list(weights_g),
-        list(biases_g),
-        list(weights_h),
-        list(biases_h),
-        clamp,
-        negative_slope,
-        compute,
-    )
+    lists = (weights_g, biases_g, weights_h, biases_h)
+    return _call(_NAMES[2], (y2, grad_y2, x), lists, clamp, negative_slope, compute)
 
 
 def dense_block_pair_coupling_inverse_backward(
@@ -139,28 +118,8 @@ def dense_block_pair_coupling_inverse_backward(
     Returns:
         ``(y2, grad_y2, grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``.
     """
-    refuse_tangents(
-        "dense_block_pair_coupling_inverse_backward",
-        x2,
-        grad_x2,
-        x,
-        *weights_g,
-        *biases_g,
-        *weights_h,
-        *biases_h,
-    )
-    return _ops.dense_block_pair_coupling_inverse_backward.default(
-        x2,
-        grad_x2,
-        x,
-        list(weights_g),
-        list(biases_g),
-        list(weights_h),
-        list(biases_h),
-        clamp,
-        negative_slope,
-        compute,
-    )
+    lists = (weights_g, biases_g, weights_h, biases_h)
+    return _call(_NAMES[3], (x2, grad_x2, x), lists, clamp, negative_slope, compute)
 
 
 # --- the ops beyond their kernels ---

@@ -19,9 +19,9 @@ from ivan.official import load_official, official_state_dict
 # Error of ours at most this many times PyTorch's own at the same precision, plus what tiny errors vary by.
 FACTOR, SLACK = 2.0, {"float32": 1e-6, "tf32": 1e-4, "bf16": 1e-3}
 SEEDS = {"forward": 5, "inverse": 5, "gradient": 11}
-# LeakyReLU's derivative jumps at 0, so a single rounding to the other side costs the gradient 1e-4 to 1e-3, in right
-# networks too. Of images this small few meet one (4 of 30 in float32), and the median over them tells; of 21 x 21
-# nearly half do, and a right network would fail one check in five.
+# LeakyReLU's derivative jumps at 0, so a single rounding to the other side costs the gradient 1e-4 to 1e-3,
+# in right networks too. Of images this small few meet one (4 of 30 in float32), and the median over them
+# tells; of 21 x 21 nearly half do, and a right network would fail one check in five.
 GRADIENT_SIDE = 13
 OFFICIAL_TOLERANCE = 1e-4  # float32 on the device against the public implementation's float64
 

@@ -31,8 +31,7 @@ __device__ __forceinline__ int pair_chunk(int p, int c) {
 // A wants channels 0..7, 8..15 of the first half of the pixels, then of the second: `across` false. B wants both
 // halves of the pixels of channels 0..7, then of 8..15: `across` true.
 template <typename S>
-__device__ __forceinline__ void load_channels(std::uint32_t (&r)[4], const S* pixels, int p, int channel,
-                                              bool across) {
+__device__ __forceinline__ void load_channels(std::uint32_t (&r)[4], const S* pixels, int p, int channel, bool across) {
   constexpr int kChunk = kPackWidth<S>;
   const int lane = threadIdx.x % 32;
   if constexpr (sizeof(S) == 2) {

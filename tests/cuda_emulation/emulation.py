@@ -192,7 +192,7 @@ class Emulator:
         return int(self.library.emulation_launches())
 
     def bank_conflicts(self) -> int:
-        """Pairs of rows so far that lie in the same banks, so that ldmatrix reads them one after the other."""
+        """Pairs of rows so far that lie in one bank, so that ldmatrix reads them one after the other."""
         self.library.emulation_bank_conflicts.restype = ctypes.c_int64
         return int(self.library.emulation_bank_conflicts())
 

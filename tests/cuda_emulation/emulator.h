@@ -50,7 +50,7 @@ struct Block {
 extern Thread* current;  // null outside kernels
 extern Block block;
 extern std::int64_t bank_conflicts;  // pairs of rows that ldmatrix must read one after the other
-extern std::uint64_t schedule;  // 0: threads and blocks in order, 1: backwards, other: the seed of a shuffle
+extern std::uint64_t schedule;       // 0: threads and blocks in order, 1: backwards, other: the seed of a shuffle
 struct Device {
   int multiprocessors = 4, capability = 90, shared_optin = 232448;
   int compiled = 120;  // the architecture that kernels were compiled for

@@ -1,4 +1,4 @@
-"""Tests that make gpu-check runs on a GPU, here on the emulated kernels: right kernels must pass them there."""
+"""Tests that make gpu-check runs on a GPU, here on the emulated kernels: right kernels must pass them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensors = Sequence[Tensor]
 
 
 class EmulatedOps:
-    """The dense block's part of `ivan_fast.ops`, by the emulated kernels; clamp is that of dense_block_case."""
+    """The dense block's part of `ivan_fast.ops`, emulated; the clamp is that of dense_block_case."""
 
     def __init__(self, emulator: emulation.Emulator) -> None:
         self.emulator = emulator
@@ -46,7 +46,9 @@ class EmulatedOps:
     def dense_block(self, x: Tensor, weights: Tensors, biases: Tensors, *how: Any) -> Tensor:
         return self._forward(x, (weights, biases), *how)[0]
 
-    def dense_block_pair(self, x: Tensor, wg: Tensors, bg: Tensors, wh: Tensors, bh: Tensors, *how: Any) -> Any:
+    def dense_block_pair(
+        self, x: Tensor, wg: Tensors, bg: Tensors, wh: Tensors, bh: Tensors, *how: Any
+    ) -> Any:
         return self._forward(x, (wg, bg, wh, bh), *how)
 
     def _backward(

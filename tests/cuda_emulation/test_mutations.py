@@ -83,6 +83,7 @@ PROBES: dict[str, list[Probe]] = {
         one(dense.test_walk_of_samples_that_lie_apart, "forward"),
         one(dense.test_two_nets_in_one_call_are_each_as_alone, (2, 1, 1, 20, 3, 5, 6), "bf16", False),
         one(dense.test_walk_through_a_coupling, "forward", torch.float32, 1, 2),
+        one(dense.test_walk_through_a_coupling, "inverse", torch.float32, 1, 2),
     ],
     "state": [one(run_rounding, 2, 37, 0, 2)],
     "pointwise": [
@@ -90,6 +91,7 @@ PROBES: dict[str, list[Probe]] = {
         one(run_coupling, "forward", torch.float32, 2, 39),
         one(run_coupling, "forward", torch.float32, 2, 37, (0, 1, 2, 3), (1, 3, 1, 2), 1),
         one(run_mix, torch.float32, 2, 3, 1500, 1, 0, 1),
+        one(run_mix, torch.float32, 2, 5, 1500),
     ],
 }
 # Of the race check, by the file that holds the barrier.

@@ -5,14 +5,19 @@ from __future__ import annotations
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from reversible_nets import dense_chain, distance, flat, gradients, identical
+from reversible_nets import DIRECTIONS, dense_chain, distance, flat, gradients, identical
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ivan_fast import DenseBlock, ReversibleSequential, ops
+from ivan_fast.modules import coupling
+from ivan_fast.reversible.guard import Guard
 
 gpu = [
     pytest.mark.gpu,
@@ -143,6 +148,35 @@ def test_under_ddp(one_process: str) -> None:
     expected = step(model, x)
     wrapped = nn.parallel.DistributedDataParallel(model)
     assert distance(step(wrapped, x), expected) < 1e-6
+
+
+class NoHostTensors(TorchDispatchMode):
+    """Refuses every operation that reads or makes a tensor in the host's memory."""
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = op(*args, **(kwargs or {}))
+        found = {t.device.type for t in tree_leaves((args, kwargs, result)) if isinstance(t, Tensor)}
+        assert "cpu" not in found, f"{op} uses the host's memory"
+        return result
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("memory", ["invert", "boundary", "store"])
+def test_a_step_stays_on_the_device(memory: str, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph can capture: nothing is copied from or to the host, and no value is read there.
+
+    On meta tensors, whose values nobody can read, with G and H together as on CUDA, and as under capture.
+    """
+    monkeypatch.setattr(coupling, "PAIR_DEVICES", {"meta"})
+    poisoned: list[Tensor] = []
+    monkeypatch.setattr(Guard, "tripped", lambda self, first=0: poisoned.append(self.poison()))
+    chain = dense_chain(2, blocks=2, memory=memory).to("meta")
+    x = torch.randn(1, 2, 9, 8, device="meta", requires_grad=True)
+    with NoHostTensors():
+        y = chain(x) if direction == "forward" else chain.inverse(x)
+        y.square().mean().backward()
+    assert all(t.grad is not None for t in (x, *chain.parameters()))
+    assert len(poisoned) == (memory == "invert")
 
 
 class TestOnGpu:

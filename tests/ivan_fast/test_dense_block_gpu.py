@@ -27,8 +27,9 @@ SHAPES = [
     (1, 7, 18, 40, 2, 5, 9),
     (1, 2, 3, 4, 1, 5, 6),
 ]
-# Relative errors, of norms, that right kernels may have whose operands are rounded: sums that differ in their last bits
-# (tensor cores cut them off) round a few hidden activations to the other neighbour. Computed with sums 4e-6 apart.
+# Relative errors, of norms, that right kernels may have whose operands are rounded: sums that differ in their
+# last bits (tensor cores cut them off) round a few hidden activations to the other neighbour. Computed with
+# sums 4e-6 apart.
 ROUNDED = {"bf16": 1.5e-2, "fp16": 8e-3, "tf32": 8e-3}
 # Where LeakyReLU's derivative jumps, the same shows as 3e-2 in the gradients, whatever the precision.
 JUMPS = 0.1
@@ -85,7 +86,7 @@ def test_float32_error_at_most_twice_that_of_pytorch(shape: tuple[int, ...]) -> 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("compute", ROUNDED)
 def test_rounded_operands(shape: tuple[int, ...], compute: str, kernel: str) -> None:
-    """Against the same operands multiplied in float64: tightly where nothing jumps, then with the usual slope."""
+    """Against the same operands multiplied in float64: tightly where nothing jumps, then as usual."""
     single = cast(make(*shape), torch.float32)
     for slope, bound in ((NO_JUMP, ROUNDED[compute]), (0.2, JUMPS)):
         truth = dense_block_case.truth(dense_block_case.Case(*single), compute, slope)
