@@ -13,9 +13,9 @@ STAMPS := $(VENV)/stamps
 export IVAN_SHARED ?= $(abspath ../shared)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# One CUDA architecture, to be quick: IVAN_CUDA_ARCH, else this machine's GPU, else one that later GPUs can run too.
-# (nvidia-smi without a driver prints its complaint where the number would be.)
-GPU_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -xE '[0-9]+\.[0-9]' | head -n 1)
+# Few CUDA architectures, to be quick: IVAN_CUDA_ARCH, else those of this machine's GPUs (from sm_75 on), else one that
+# later GPUs can run too. (nvidia-smi without a driver prints its complaint where the number would be.)
+GPU_ARCH := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -xE '7\.5|[89]\.[0-9]|[1-9][0-9]\.[0-9]' | sort -u)
 export TORCH_CUDA_ARCH_LIST := $(or $(IVAN_CUDA_ARCH),$(GPU_ARCH),8.0+PTX)
 NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 

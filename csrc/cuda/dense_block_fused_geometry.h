@@ -54,8 +54,9 @@ inline int fused_resident(int threads, std::int64_t shared_bytes, int operand_si
   return int(std::min<std::int64_t>(by_shared, most_fused_threads(std::size_t(operand_size)) / threads));
 }
 
-// For a region of height x width pixels of so many images. The fastest by a rough model of a step: so many clocks a
-// pixel, and for the barriers. None of it has been measured. Whether it is possible does not depend on the region.
+// For a region of height x width pixels of so many images. The fastest by a rough model of the multiprocessor that has
+// most to do: so many clocks a pixel, and for a step's barriers, which blocks that it holds at once wait for together.
+// None of it has been measured. Whether it is possible does not depend on the region.
 inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, std::int64_t height, std::int64_t width,
                                     int operand_size, const DenseBlockDevice& device) {
   constexpr double kPixelClocks = 33, kStepClocks = 1000;
@@ -71,15 +72,16 @@ inline FusedGeometry fused_geometry(const DenseNet& net, std::int64_t images, st
         continue;
       g.resident = fused_resident(g.threads, g.shared_bytes, operand_size, device);
       g.strips = int(ceil_div(width, g.strip));
-      const std::int64_t resident = std::int64_t(g.resident) * device.multiprocessors;
       // More bands than that leave the device no fuller.
+      const std::int64_t resident = std::int64_t(g.resident) * device.multiprocessors;
       const std::int64_t enough = 1 + 4 * resident / (std::int64_t(g.strips) * images);
       for (std::int64_t bands = 1; bands <= std::min({ceil_div(height, 16), std::int64_t(65535), enough}); ++bands) {
         g.block_rows = int(ceil_div(height, bands));
         g.bands = int(ceil_div(height, g.block_rows));
         const std::int64_t steps = ceil_div(g.block_rows + 2 * net.hidden, rows);
-        const std::int64_t waves = ceil_div(std::int64_t(g.strips) * g.bands * images, resident);
-        const double clocks = double(waves) * g.resident * double(steps) * (kPixelClocks * rows * cols + kStepClocks);
+        const std::int64_t blocks = ceil_div(std::int64_t(g.strips) * g.bands * images, device.multiprocessors);
+        const double waits = kStepClocks / double(std::min<std::int64_t>(blocks, g.resident));
+        const double clocks = double(blocks * steps) * (kPixelClocks * rows * cols + waits);
         if (best.possible && clocks >= least) continue;
         least = clocks;
         best = g;
