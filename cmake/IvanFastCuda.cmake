@@ -1,7 +1,8 @@
 # The CUDA half: decided by nvcc alone, never by whether a GPU is present.
 set(IVAN_FAST_DEFAULT_CUDA_ARCHS 75 80 86 89 90 100 120)
 
-# Those of the defaults that this nvcc knows as machine code, and the newest of them as PTX too, for later devices.
+# Those of the defaults that this nvcc knows as machine code; as PTX too the newest, for later devices, and 100, for those
+# between (sm_110): machine code runs on no other major version.
 function(ivan_fast_default_archs nvcc out)
   execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE listing COMMAND_ERROR_IS_FATAL ANY)
   set(archs "")
@@ -14,7 +15,12 @@ function(ivan_fast_default_archs nvcc out)
   if(NOT archs)
     message(FATAL_ERROR "${nvcc} knows none of the architectures ${IVAN_FAST_DEFAULT_CUDA_ARCHS}; set TORCH_CUDA_ARCH_LIST")
   endif()
-  list(APPEND archs ${newest}-virtual)
+  foreach(arch IN ITEMS 100 ${newest})
+    if("${arch}-real" IN_LIST archs)
+      list(APPEND archs ${arch}-virtual)
+    endif()
+  endforeach()
+  list(REMOVE_DUPLICATES archs)
   set(${out} "${archs}" PARENT_SCOPE)
 endfunction()
 

@@ -177,6 +177,27 @@ def test_architecture_list(setup_module, given, expected):
     assert setup_module.cuda_architectures(given) == expected
 
 
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ((75, 80, 90), "75-real;80-real;90-real;90-virtual"),
+        ((80, 100, 110, 120, 121), "80-real;100-real;120-real;100-virtual;120-virtual"),
+    ],
+)
+def test_default_architectures_are_what_nvcc_knows(setup_module, tmp_path, known, expected):
+    """And PTX for every device that comes later or between."""
+    nvcc, script = tmp_path / "nvcc", tmp_path / "list.cmake"
+    nvcc.write_text("#!/bin/sh\n" + "".join(f"echo compute_{arch}\n" for arch in known))
+    nvcc.chmod(0o755)
+    script.write_text(
+        f"include({REPO}/cmake/IvanFastCuda.cmake)\n"
+        f'ivan_fast_default_archs({nvcc} found)\nmessage("${{found}}")\n'
+    )
+    command = [setup_module.find_tool("cmake"), "-P", script]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == expected
+
+
 @pytest.mark.parametrize("given", ["Hopper", "90", "9.0;;x", "9.0+ptx"])
 def test_wrong_architecture_is_refused(setup_module, given):
     with pytest.raises(SystemExit, match="TORCH_CUDA_ARCH_LIST holds"):

@@ -177,9 +177,7 @@ class ReversibleSequential(nn.Module):
         if any(block.compute_for(x) in REDUCED_COMPUTE for block in dense):
             return True
         plain = self.backend == "reference" or not dense  # these use PyTorch's convolutions
-        return (
-            plain and x.is_cuda and (torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
-        )
+        return plain and x.is_cuda and tf32_allowed()
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -192,3 +190,13 @@ class ReversibleSequential(nn.Module):
 
     def extra_repr(self) -> str:
         return f"memory={self.memory!r}, tol={self.tol}"
+
+
+def tf32_allowed() -> bool:
+    """Whether PyTorch's own convolutions or products of float32 may run in TF32 on CUDA.
+
+    By the names that torch has had since 2.9, which also tell what was set by the old ones: reading those is
+    an error once a new one was set.
+    """
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return "tf32" in (convolutions.fp32_precision, torch.backends.cuda.matmul.fp32_precision)

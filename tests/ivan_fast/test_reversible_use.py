@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -325,3 +327,26 @@ def test_fingerprints_of_states_of_different_sizes() -> None:
     chain = ReversibleSequential(Padding(), Scaling())
     x = torch.rand(1, 2, 5, 6, requires_grad=True)
     assert distance(gradients(chain, x, "invert"), gradients(chain, x, "store")) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("setting", "allowed"),
+    [
+        ("cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False", False),
+        ("cudnn.allow_tf32 = False; cuda.matmul.allow_tf32 = True", True),
+        ("cudnn.conv.fp32_precision = cuda.matmul.fp32_precision = 'ieee'", False),
+        ("cudnn.conv.fp32_precision = 'tf32'; cuda.matmul.fp32_precision = 'ieee'", True),
+        ("cudnn.conv.fp32_precision = 'ieee'; cuda.matmul.fp32_precision = 'tf32'", True),
+    ],
+)
+def test_tf32_is_seen_whichever_way_it_was_set(setting: str, allowed: bool) -> None:
+    """By torch's old names or by its new ones, after which reading the old ones is an error."""
+    code = (
+        "from torch.backends import cuda, cudnn\n"
+        f"{setting}\n"
+        "from ivan_fast.reversible.sequential import tf32_allowed\n"
+        "print(tf32_allowed())"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(allowed), done.stderr
