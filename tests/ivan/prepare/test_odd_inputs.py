@@ -121,3 +121,44 @@ def test_a_folder_without_images_says_so(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "raw").mkdir()
     assert ivan(["prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]) == 2
     assert "holds no DICOM and no NIfTI file" in capsys.readouterr().err
+
+
+def test_patients_whose_names_differ_in_odd_letters_stay_apart(tmp_path: Path) -> None:
+    """A file name cannot hold every letter of a PatientID; two patients must not become one by that."""
+    raw = tmp_path / "raw"
+    identities = ("张三", "李四", "A 1", "A/1", "A_1")
+    for number, identity in enumerate(identities):
+        for contrast in ("T1", "T2"):
+            write_series(
+                raw / str(number) / contrast,
+                contrast,
+                patient=identity,
+                study=f"1.2.{number}",
+                SpecificCharacterSet="ISO_IR 192",
+                **SMALL,
+            )
+    prepare(raw, tmp_path / "out", progress=False)
+    found = records(tmp_path / "out")
+    assert {"张三", "李四"} < set(found)
+    assert len(found) == len({record["patient"] for record in found.values()}) == len(identities)
+    assert not any("_ses-" in name for name in found)
+
+
+def test_an_acquired_series_is_taken_before_one_computed_from_it(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    patient(raw, "anna")
+    common = {"patient": "anna", "study": "1.2.4"}
+    write_series(
+        raw / "anna" / "mpr",
+        "T1",
+        number=7,
+        ImageType=["DERIVED", "SECONDARY", "MPR"],
+        shape=(40, 48, 30),
+        spacing=(4.0, 4.0, 4.8),
+        **common,
+    )
+    write_series(raw / "anna" / "scout", "T1", number=0, shape=(40, 48, 5), spacing=(4.0, 4.0, 30.0), **common)
+    prepare(raw, tmp_path / "out", progress=False)
+    record = records(tmp_path / "out")["anna"]
+    assert record["shape"] == [40, 48, 18]
+    assert record["notes"] == ["3 series are T1: series 1 taken, not 7, 0; --map chooses another"]
