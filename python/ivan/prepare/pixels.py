@@ -62,9 +62,9 @@ class PixelReader:
         self._path = path
 
     def _padding(self, pixels: np.ndarray) -> np.ndarray:
-        """[rows, columns] bool: PixelPaddingValue, or all from it to PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2).
+        """[rows, columns] bool: PixelPaddingValue, or all from it to PixelPaddingRangeLimit.
 
-        Scanners write -2000 as 63536 too; both mean the same bits.
+        DICOM PS3.3, C.7.5.1.1.2. Scanners write -2000 as 63536 too; both mean the same bits.
         """
         size = 1 << (8 * pixels.dtype.itemsize)
         ends = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -65,13 +66,16 @@ def test_linked_folders_are_followed(tmp_path: Path, kind: str) -> None:
     assert list(records(tmp_path / "out")) == ["good" if kind == "nifti" else "anna"]
 
 
-def test_odd_names(tmp_path: Path) -> None:
+def test_odd_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "räw folder"
     pair(raw)
     pair(raw, "SHOUTED", ".NII.GZ")
     pair(raw, "patient é 1")
-    prepare(raw, tmp_path / "öut put", progress=False)
+    prepare(raw, tmp_path / "öut put")
     assert list(records(tmp_path / "öut put")) == ["SHOUTED", "good", "patient é 1"]
+    last = capsys.readouterr().out.splitlines()[-1]  # can be copied to a shell
+    data = str(tmp_path / "öut put" / "dataset.json")
+    assert shlex.split(last.removeprefix("train with: "))[:4] == ["ivan", "train", "--data", data]
 
 
 def test_one_bad_case_does_not_cost_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,7 +161,9 @@ def test_an_acquired_series_is_taken_before_one_computed_from_it(tmp_path: Path)
         spacing=(4.0, 4.0, 4.8),
         **common,
     )
-    write_series(raw / "anna" / "scout", "T1", number=0, shape=(40, 48, 5), spacing=(4.0, 4.0, 30.0), **common)
+    write_series(
+        raw / "anna" / "scout", "T1", number=0, shape=(40, 48, 5), spacing=(4.0, 4.0, 30.0), **common
+    )
     prepare(raw, tmp_path / "out", progress=False)
     record = records(tmp_path / "out")["anna"]
     assert record["shape"] == [40, 48, 18]
