@@ -181,5 +181,7 @@ def test_the_protocol_of_all_cases_gives_ranges_of_counts(tmp_path: Path) -> Non
         write(tmp_path / "made", name, real + rng.normal(0, 5, real.shape))
     result = evaluate(prediction=tmp_path / "made", reference=tmp_path / "real")
     assert "mean over 3 to 5 slices (0 empty skipped)" in result.protocols()["ssim"]
-    assert [row.protocol["ssim"].count(f"over {n} slices") for row, n in zip(result.cases, (3, 5))] == [1, 1]
+    assert [
+        row.protocol["ssim"].count(f"over {n} slices") for row, n in zip(result.cases, (3, 5), strict=True)
+    ] == [1, 1]
     assert result.protocols()["psnr"] == result.cases[0].protocol["psnr"]

@@ -95,7 +95,7 @@ class Evaluation:
         return list(dict.fromkeys(name for row in self.cases for name in row.values))
 
     def protocols(self) -> dict[str, str]:
-        """Metric -> how it was measured. Counts that differ from row to row are ranges ("36 to 90 slices")."""
+        """Metric -> how it was measured. Counts that differ among rows are ranges ("36 to 90 slices")."""
         said: dict[str, list[str]] = {}
         for row in self.cases:
             for key, text in row.protocol.items():

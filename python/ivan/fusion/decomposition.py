@@ -1,4 +1,4 @@
-"""`decompose`: both sources of fused images, exactly from the kept state, approximately from the image alone."""
+"""`decompose`: both sources of fused images, from the kept state exactly, else approximately."""
 
 from __future__ import annotations
 

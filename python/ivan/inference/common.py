@@ -89,7 +89,8 @@ class LeftOut:
         if failed == self.total:
             raise InputError(f"none of {failed} cases could be used; the first: {self._first}")
         return InputError(
-            f"{failed} of {self.total} cases could not be used, the others are {done}; the first: {self._first}"
+            f"{failed} of {self.total} cases could not be used, the others are {done}; the first: "
+            f"{self._first}"
         )
 
 

@@ -210,7 +210,7 @@ def _study_time(series: Mapping[str, Sequence[Stack]]) -> str:
 
 
 def _choose(name: str, patient: str, series: Mapping[str, list[Stack]]) -> RawCase:
-    """One stack a modality: an acquired one before a derived one, then most slices, most pixels, the earliest.
+    """One stack a modality: acquired before derived, then most slices, most pixels, the earliest.
 
     A reformatted volume often has more slices than the acquisition it was computed from. An acquisition of
     less than a third of the most slices is a scout, and does not come first.
@@ -245,9 +245,10 @@ def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: F
         return []
     names = list(dict.fromkeys([*modalities, *([reference] if reference else [])])) or list(KNOWN)
     wanted = Modalities(names)
-    present = [
-        n for n in names if any((f := parse(path, root, wanted)) and f.modality == n for path in files)
-    ]
+    named = [file for path in files if (file := parse(path, root, wanted))]
+    # As in find_cases: modality first (adc_map.nii.gz) counts only where no file is named in another way.
+    named = [file for file in named if file.rule != "first"] or named
+    present = [name for name in names if any(file.modality == name for file in named)]
     if not present:
         found.skipped.append(
             f"{root}: {len(files)} NIfTI files of no known modality; name them with --modality"

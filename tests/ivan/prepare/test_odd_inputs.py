@@ -168,3 +168,12 @@ def test_an_acquired_series_is_taken_before_one_computed_from_it(tmp_path: Path)
     record = records(tmp_path / "out")["anna"]
     assert record["shape"] == [40, 48, 18]
     assert record["notes"] == ["3 series are T1: series 1 taken, not 7, 0; --map chooses another"]
+
+
+def test_a_name_that_begins_like_a_modality_stops_nothing(tmp_path: Path) -> None:
+    """Without --modality all known names are tried; adc-map.nii.gz is none of them."""
+    raw = tmp_path / "raw"
+    pair(raw)
+    nifti(raw / "good" / "adc-map.nii.gz", "PD", AFFINE, (32, 36, 20))
+    prepare(raw, tmp_path / "out", progress=False)
+    assert set(records(tmp_path / "out")["good"]["bytes"]) == {"T1", "T2"}
