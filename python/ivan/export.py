@@ -210,7 +210,8 @@ def _interface(predictor: Predictor, inverse: bool, state: bool) -> str:
         said.append("images are what the program of --state without --inverse returned, unchanged")
     else:
         said.append(
-            f"{config.plane} slices, upright (rows from anterior or superior), all on one grid; "
+            f"{config.plane} slices, upright (rows from anterior or superior, columns from "
+            f"{'posterior' if config.plane == 'sagittal' else 'left'}), all on one grid; "
             + _normalisation(predictor, inverse)
         )
     if config.context and not inverse:
@@ -231,7 +232,10 @@ def _interface(predictor: Predictor, inverse: bool, state: bool) -> str:
     elif inverse and state:
         said.append("returned are the normalised sources, to be scaled as each volume was")
     elif inverse or config.task != "fusion":
-        said.append("multiply by high - low and add low of 'scales' for the training set's units")
+        said.append(
+            "multiply by high - low and add low of 'scales' for the training set's units; where low is 0 "
+            "ivan synthesize sets values below 0 to 0"
+        )
     return "; ".join(said)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -131,3 +132,56 @@ def test_what_synthesize_writes_can_be_evaluated(tiny_run: Path, tiny_data: Path
         result.cases, run.cases, strict=True
     ):  # nearly: the scales of training and case differ
         assert files.values["psnr"] == pytest.approx(direct.values["psnr"], abs=1.5)
+
+
+def test_a_damaged_file_does_not_cost_the_numbers_of_the_others(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ivan.cli import run as ivan
+
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (data / "T2" / "sub-01.nii.gz").write_bytes(b"damaged")
+    for line in (
+        ["evaluate", "--run", str(tiny_run), "--data", str(data)],
+        ["evaluate", "--prediction", str(tiny_data), "--reference", str(data)],
+    ):
+        out = tmp_path / line[1]
+        assert ivan([*line, "--out", str(out)]) == 2
+        printed = capsys.readouterr()
+        assert "could not be used, the others are measured; the first: " in printed.err.splitlines()[-1]
+        assert "sub-02" in printed.out
+        written = json.loads((out / "metrics.json").read_text())
+        left = {(row["case"], row["target"]) for row in written["cases"]}
+        assert ("sub-02", "T2") in left
+        assert ("sub-01", "T2") not in left
+        assert "sub-01 left out: " in written["warnings"][0]
+        assert "sub-01 left out: " in (out / "report.html").read_text()
+
+
+def test_no_usable_case_is_said_so(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ivan.cli import run as ivan
+
+    shutil.copytree(tiny_data, tmp_path / "data")
+    for file in (tmp_path / "data" / "T1").iterdir():
+        file.write_bytes(b"damaged")
+    for command in (["evaluate"], ["synthesize", "--out", str(tmp_path / "out")]):
+        assert ivan([*command, "--run", str(tiny_run), "--data", str(tmp_path / "data")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("ivan: none of 3 cases could be used; the first: ")
+
+
+def test_the_protocol_of_all_cases_gives_ranges_of_counts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, count in (("a", 3), ("b", 5)):
+        real = rng.uniform(50, 200, (12, 12, count))
+        write(tmp_path / "real", name, real)
+        write(tmp_path / "made", name, real + rng.normal(0, 5, real.shape))
+    result = evaluate(prediction=tmp_path / "made", reference=tmp_path / "real")
+    assert "mean over 3 to 5 slices (0 empty skipped)" in result.protocols()["ssim"]
+    assert [
+        row.protocol["ssim"].count(f"over {n} slices") for row, n in zip(result.cases, (3, 5), strict=True)
+    ] == [1, 1]
+    assert result.protocols()["psnr"] == result.cases[0].protocol["psnr"]

@@ -233,3 +233,51 @@ def test_console_errors_would_be_seen(page: Path, tmp_path: Path) -> None:
     remote = '<img src="http://127.0.0.1:9/a.png"></body>'
     blocked.write_text(page.read_text(encoding="utf-8").replace("</body>", remote))
     assert "Content Security Policy" in " ".join(browse(blocked.as_uri(), tmp_path / "p2", "--dump-dom")[1])
+
+
+@pytest.fixture(scope="module")
+def odd_page(tmp_path_factory) -> Path:
+    """Slices 25 times as high as wide, and a case of one slice."""
+    cases = []
+    for name, shape in (("tall", (12, 300, 5)), ("single", (20, 24, 1))):
+        t1 = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
+        cases.append(CaseResult(name, {"T1": t1}, [Synthesis("T2", t1, ("T1",), "forward", t1)]))
+    rows = [MetricRow("tall", "T2", {f"metric {k}": 1.0 for k in range(16)})]
+    columns = [Column(f"metric {k}", f"a metric with a name {k}", "volume", "dB") for k in range(16)]
+    out = tmp_path_factory.mktemp("report") / "odd.html"
+    return write_report(out, title="Odd", cases=cases, metrics=MetricTable(columns, rows))
+
+
+def test_the_slider_stays_in_sight_of_a_tall_slice(odd_page: Path, tmp_path: Path) -> None:
+    steps = """
+        const box = document.querySelector(".stage").getBoundingClientRect();
+        result.height = box.height / innerHeight; result.ratio = box.height / box.width;
+        const roll = () => {
+          const wheel = new WheelEvent("wheel", { deltaY: 1, bubbles: true, cancelable: true });
+          return document.querySelector(".stage").dispatchEvent(wheel);
+        };
+        result.scrolls = roll(); await key("n"); result.single = roll();
+        """
+    result = drive(odd_page, tmp_path, steps)
+    assert result["height"] < 0.8
+    assert result["ratio"] == pytest.approx(25, rel=0.15)  # borders
+    assert not result["scrolls"]  # the wheel turns slices
+    assert result["single"]  # and scrolls the page where there is one slice
+
+
+def test_a_wide_table_is_printed_whole(odd_page: Path, tmp_path: Path) -> None:
+    """Print rules, applied to the screen at a page's width: no part of the table may hide in a scroller."""
+    copy = tmp_path / "print.html"
+    text = odd_page.read_text(encoding="utf-8")
+    assert "@media print" in text
+    copy.write_text(text.replace("@media print", "@media all"), encoding="utf-8")
+    result = drive(
+        copy,
+        tmp_path,
+        """
+        const scroller = document.querySelector("table.sortable").parentElement;
+        result.overflow = getComputedStyle(scroller).overflowX;
+        result.shown = ["v-prev", "v-window", "v-case", "v-where"].filter((id) => $(id).offsetParent);
+        """,
+    )
+    assert result == {"overflow": "visible", "shown": ["v-case", "v-where"]}  # which case and slice it is

@@ -121,6 +121,8 @@ def evaluate(
     if not quiet:
         show(result)
         typer.echo(f"wrote {target}/metrics.json, metrics.csv and report.html")
+    if result.left_out:
+        raise result.left_out
 
 
 def parse_slices(text: str) -> tuple[int, int] | None:

@@ -136,6 +136,8 @@ def fuse(
     if not quiet:
         show(result)
         typer.echo(f"wrote {out}/metrics.json, metrics.csv and report.html")
+    if result.left_out:
+        raise result.left_out
 
 
 def show(result: FusionResult) -> None:

@@ -97,3 +97,5 @@ def run_test(
     if not quiet:
         show(result)
         typer.echo(f"wrote {', '.join(map(str, written))}")
+    if result.left_out:
+        raise result.left_out

@@ -113,9 +113,10 @@ def _check_header(path: Path, header: Any, compressed: bool, luma: bool) -> tupl
         ) from None
     colours = luma and dtype.names == ("R", "G", "B")
     if not colours and (dtype.fields is not None or dtype.kind not in "iuf"):
-        kind = "RGB colours" if dtype.fields is not None else f"{dtype} values"
+        kind = f"{''.join(dtype.names)} colours" if dtype.names else f"{dtype} values"
         raise InputError(
-            f"{path}: holds {kind}, expected one real number per voxel; convert it to gray values first"
+            f"{path}: holds {kind}, expected one real number per voxel{' or RGB24' if luma else ''}; "
+            "convert it first"
         )
     offset = float(header["vox_offset"])
     if not 0 <= offset <= _MAX_OFFSET:

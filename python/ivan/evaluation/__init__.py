@@ -64,8 +64,11 @@ def evaluate(
             error (`ivan.metrics.uncertainty_ranking`). out: folder for metrics.json, metrics.csv and
             report.html; empty: nothing is written. progress: show progress on standard output.
 
+    Returns:
+        The numbers. Cases whose files cannot be used are named and left out; `left_out` then says so.
+
     Raises:
-        InputError: options that do not go together, or data that cannot be used.
+        InputError: options that do not go together, or no data that can be used.
         RunError: results cannot be written.
     """
     _check_options(run, data or roots, prediction, reference, direction, mask, variant, scale, data_range)

@@ -49,7 +49,7 @@ def evaluate_folders(
     """Compare images on the same grid; arguments as `ivan.evaluate`."""
 
     from ivan.data.planes import PLANES, check_plane, slices_to_volume
-    from ivan.inference import progress_over
+    from ivan.inference import LeftOut, progress_over
 
     axis = PLANES[check_plane(plane)]
     span = data_range or 1.0
@@ -64,23 +64,30 @@ def evaluate_folders(
         jobs += [(made[r.case.name], r) for r in ranges_of([pair.case for pair in pairs], split, slices)]
     rows: list[CaseMetrics] = []
     views: list[Any] = []
+    left_out = LeftOut(len(jobs))
     with progress_over(jobs, "evaluating", progress) as (items, say):
         for pair, chosen in items:
-            real, made_of, level = _read(pair, scale, percentile)
-            start, stop = chosen.bounds(real[0].data.shape[axis])
-            cut = tuple(slice(start, stop) if i == axis else slice(None) for i in range(3))
-            inside = real[0].data[cut] > level if mask == "foreground" else None
-            a, b = real[1].apply(real[0].data), made_of[1].apply(made_of[0].data)
-            values, protocol = measure(a[cut], b[cut], span, inside, variant, axis, str(real[0].path))
-            if (file := chosen.case.files.get(lesions)) is not None:
-                normal = (level - real[1].low) / (real[1].high - real[1].low)
-                masks = slices_to_volume(lesion_mask(file, real[0], plane), plane)
-                numbers, said = lesion_numbers(a[cut], b[cut], masks[cut], normal, span)
-                values, protocol = {**values, **numbers}, {**protocol, **said}
+            try:
+                real, made_of, level = _read(pair, scale, percentile)
+                start, stop = chosen.bounds(real[0].data.shape[axis])
+                cut = tuple(slice(start, stop) if i == axis else slice(None) for i in range(3))
+                inside = real[0].data[cut] > level if mask == "foreground" else None
+                a, b = real[1].apply(real[0].data), made_of[1].apply(made_of[0].data)
+                values, protocol = measure(a[cut], b[cut], span, inside, variant, axis, str(real[0].path))
+                if (file := chosen.case.files.get(lesions)) is not None:
+                    normal = (level - real[1].low) / (real[1].high - real[1].low)
+                    masks = slices_to_volume(lesion_mask(file, real[0], plane), plane)
+                    numbers, said = lesion_numbers(a[cut], b[cut], masks[cut], normal, span)
+                    values, protocol = {**values, **numbers}, {**protocol, **said}
+            except InputError as error:  # one bad file must not cost the numbers of the others
+                left_out.add(f"{pair.modality} of {chosen.case.name}", error)
+                continue
+            left_out.done()
             rows.append(CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol))
             if len(views) < VIEWED_CASES:
                 views.append(_view(pair, real[0], a, b, plane, (start, stop)))
             say(f"evaluated {pair.modality} of {chosen.case.name}")
+    failure = left_out.summary("measured")
     words = {
         "reference": f"both by the reference's {percentile:g}th foreground percentile",
         "each": f"each image by its own {percentile:g}th foreground percentile",
@@ -94,7 +101,7 @@ def evaluate_folders(
         "prediction": str(prediction),
         "reference": str(reference),
     }
-    return Evaluation(rows, common, views)
+    return Evaluation(rows, common, views, left_out.lines, failure)
 
 
 def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> list[Pair]:

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ivan.errors import InputError
     from ivan.report import MetricTable
 
 # Key of `synthesis_metrics`, title, unit, what is better ("": a spread, shown beside the number before it).
@@ -62,13 +65,15 @@ class Evaluation:
         cases: one entry a case, modality and direction.
         protocol: what holds for all of them: scaling, data range, mask, slices, weights.
         views: images of the first cases, as a report shows them.
-        warnings: one line for each input unlike the training images, and for clipped predictions.
+        warnings: one line for each case left out, input unlike the training images, and clipped prediction.
+        left_out: what to raise once the others are shown where files could not be used, else None.
     """
 
     cases: list[CaseMetrics]
     protocol: dict[str, Any]
     views: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    left_out: InputError | None = None
 
     def means(self) -> list[dict[str, Any]]:
         """Mean over cases for each direction and target, with the number of cases."""
@@ -90,8 +95,12 @@ class Evaluation:
         return list(dict.fromkeys(name for row in self.cases for name in row.values))
 
     def protocols(self) -> dict[str, str]:
-        """Metric -> how it was measured, in the first row that has it."""
-        return {key: text for row in reversed(self.cases) for key, text in row.protocol.items()}
+        """Metric -> how it was measured. Counts that differ among rows are ranges ("36 to 90 slices")."""
+        said: dict[str, list[str]] = {}
+        for row in self.cases:
+            for key, text in row.protocol.items():
+                said.setdefault(key, []).append(text)
+        return {key: common_protocol(texts) for key, texts in said.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinite numbers (PSNR of equal images) as the text "inf"."""
@@ -186,6 +195,19 @@ def run_record(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             if isinstance(record, dict):
                 records.append(record)
     return TrainConfig.read(run / "config.json").to_json(), records
+
+
+def common_protocol(texts: Sequence[str]) -> str:
+    """One text for several that are alike up to their counts: "over 36 slices", "over 90 slices" -> "over 36
+    to 90 slices". The first one where they differ in more."""
+    first = re.split(r"(?<![\w.])(\d+)(?![\w.])", texts[0])
+    parts = [re.split(r"(?<![\w.])(\d+)(?![\w.])", text) for text in dict.fromkeys(texts)]
+    if any(part[::2] != first[::2] for part in parts):
+        return texts[0]
+    for place in range(1, len(first), 2):
+        low, high = (limit(int(part[place]) for part in parts) for limit in (min, max))
+        first[place] = str(low) if low == high else f"{low} to {high}"
+    return "".join(first)
 
 
 def _means(rows: list[dict[str, float]]) -> dict[str, float]:

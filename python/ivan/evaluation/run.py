@@ -96,74 +96,26 @@ def evaluate_cases(
     """Predict and measure cases in normalised units; `directions`: False is forward, True inverse.
 
     `lesions` names the masks among the cases' files, `uncertainty` asks how the network's own doubt ranks its
-    errors.
+    errors. A case whose files cannot be used is named and left out.
     """
-    from ivan.inference import progress_over
-    from ivan.metrics import Metric, protocols, uncertainty_ranking
-    from ivan.report import CaseResult, Synthesis
-    from ivan.suspicion import clipping_lines
-    from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
+    from ivan.inference import LeftOut, progress_over
 
     config = predictor.config
-    rows: list[CaseMetrics] = []
-    views: list[CaseResult] = []
-    warnings: list[str] = []
+    found = Evaluation([], {})
+    left_out = LeftOut(len(ranges))
     with progress_over(ranges, "evaluating", progress) as (items, say):
         for item in items:
-            images: dict[str, np.ndarray] = {}
-            syntheses: list[Synthesis] = []
-            for inverse in directions:
-                given, names = predictor.modalities(inverse)
-                loaded = predictor.load(item.case, (*given, *names))
-                start, stop = item.bounds(len(loaded.slices))
-                chosen = loaded.slices[start:stop]
-                clipped: dict[str, float] = {}
-                shown = loaded.slices[:, : len(given)]
-                doubt: np.ndarray | None = None
-                if uncertainty and has_spare_channels(predictor, inverse):
-                    predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
-                else:
-                    predicted = predictor.predict(shown, inverse, (start, stop), clipped)
-                warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
-                lesion_file = item.case.files.get(lesions)
-                word = "inverse" if inverse else "forward"
-                for index, name in enumerate(names):
-                    real = chosen[:, len(given) + index]
-                    inside = real > MASK_LEVEL if mask == "foreground" else None
-                    what = f"{item.case.files[name]} ({word})"
-                    values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
-                    more: dict[str, Metric] = {}
-                    if lesion_file is not None:
-                        inside_lesions = lesion_mask(lesion_file, loaded.reference, config.plane)[start:stop]
-                        numbers, said = lesion_numbers(
-                            real, predicted[:, index], inside_lesions, MASK_LEVEL, 1.0
-                        )
-                        values, protocol = {**values, **numbers}, {**protocol, **said}
-                    if doubt is not None:
-                        brain = real > MASK_LEVEL
-                        more = uncertainty_ranking(real, predicted[:, index], doubt[:, index], brain)
-                    values |= {name: float(value) for name, value in more.items()}
-                    protocol |= protocols(more)
-                    seen = any(
-                        item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, [])
-                    )
-                    rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
-                if len(views) < VIEWED_CASES:
-                    images, made = _volumes(loaded, predicted, (start, stop), given, names, word, images)
-                    syntheses += made
-            if syntheses:
-                view = CaseResult(
-                    item.case.name,
-                    images,
-                    syntheses,
-                    spacing=spacing(loaded.reference),
-                    plane=config.plane,
-                    slices=(start, stop),
-                    oriented=not loaded.reference.grid.image,
+            try:
+                _evaluate_case(
+                    found, predictor, item, directions, mask, variant, trained, lesions, uncertainty
                 )
-                views.append(view)
+            except InputError as error:
+                left_out.add(item.case.name, error)
+                continue
+            left_out.done()
             say(f"evaluated {item.case.name}")
-    common: dict[str, Any] = {
+    found.left_out = left_out.summary("measured")
+    found.protocol = {
         "scaling": f"each volume by its own {config.percentile:g}th foreground percentile"
         if config.normalise == "percentile"
         else "none (the run was trained with --normalise none)",
@@ -173,7 +125,80 @@ def evaluate_cases(
         "clipping": "predictions below 0 are set to 0 where the training images had no negative values",
         "checkpoint": str(predictor.origin),
     }
-    return Evaluation(rows, common, views, list(dict.fromkeys(warnings)))
+    found.warnings = [*left_out.lines, *dict.fromkeys(found.warnings)]
+    return found
+
+
+def _evaluate_case(
+    found: Evaluation,
+    predictor: Predictor,
+    item: CaseRange,
+    directions: Sequence[bool],
+    mask: str,
+    variant: str,
+    trained: dict[str, list[tuple[int, int | None]]] | None,
+    lesions: str,
+    uncertainty: bool,
+) -> None:
+    """Add a case's numbers, warnings and images to `found`; nothing where it cannot be used (InputError)."""
+    from ivan.metrics import Metric, protocols, uncertainty_ranking
+    from ivan.report import CaseResult, Synthesis
+    from ivan.suspicion import clipping_lines
+    from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
+
+    plane = predictor.config.plane
+    rows: list[CaseMetrics] = []
+    warnings: list[str] = []
+    images: dict[str, np.ndarray] = {}
+    syntheses: list[Synthesis] = []
+    for inverse in directions:
+        given, names = predictor.modalities(inverse)
+        loaded = predictor.load(item.case, (*given, *names))
+        start, stop = item.bounds(len(loaded.slices))
+        chosen = loaded.slices[start:stop]
+        clipped: dict[str, float] = {}
+        shown = loaded.slices[:, : len(given)]
+        doubt: np.ndarray | None = None
+        if uncertainty and has_spare_channels(predictor, inverse):
+            predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
+        else:
+            predicted = predictor.predict(shown, inverse, (start, stop), clipped)
+        warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
+        lesion_file = item.case.files.get(lesions)
+        word = "inverse" if inverse else "forward"
+        for index, name in enumerate(names):
+            real = chosen[:, len(given) + index]
+            inside = real > MASK_LEVEL if mask == "foreground" else None
+            what = f"{item.case.files[name]} ({word})"
+            values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
+            more: dict[str, Metric] = {}
+            if lesion_file is not None:
+                inside_lesions = lesion_mask(lesion_file, loaded.reference, plane)[start:stop]
+                numbers, said = lesion_numbers(real, predicted[:, index], inside_lesions, MASK_LEVEL, 1.0)
+                values, protocol = {**values, **numbers}, {**protocol, **said}
+            if doubt is not None:
+                brain = real > MASK_LEVEL
+                more = uncertainty_ranking(real, predicted[:, index], doubt[:, index], brain)
+            values |= {name: float(value) for name, value in more.items()}
+            protocol |= protocols(more)
+            seen = any(item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, []))
+            rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
+        if len(found.views) < VIEWED_CASES:
+            images, made = _volumes(loaded, predicted, (start, stop), given, names, word, images)
+            syntheses += made
+    found.cases += rows
+    found.warnings += warnings
+    if syntheses:
+        view = CaseResult(
+            item.case.name,
+            images,
+            syntheses,
+            spacing=spacing(loaded.reference),
+            plane=plane,
+            slices=(start, stop),
+            oriented=not loaded.reference.grid.image,
+        )
+        found.views.append(view)
 
 
 def _check_uncertainty(predictor: Predictor, directions: Sequence[bool]) -> None:

@@ -6,7 +6,7 @@ again.
 - `loss`: `fusion_loss`, training without any target
 - `state`: the network's whole output beside the image, from which the sources come back exactly
 - `fuser`: how a pair is read and fused, and the results' files
-- `job`: `fuse` and `decompose`, what `ivan fuse` does
+- `job`: `fuse`, what `ivan fuse` does; `decomposition`: `decompose`, what its `--inverse` does
 - `measure`: fused images and decompositions in numbers, tables and pictures
 """
 
@@ -15,14 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ivan.fusion.job import decompose, fuse
+    from ivan.fusion.decomposition import decompose
+    from ivan.fusion.job import fuse
 
 __all__ = ["decompose", "fuse"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from ivan.fusion import job
+        from ivan.fusion import decomposition, job
 
-        return getattr(job, name)
+        return getattr(job if name == "fuse" else decomposition, name)
     raise AttributeError(f"module 'ivan.fusion' has no attribute {name!r}")

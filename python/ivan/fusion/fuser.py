@@ -95,10 +95,11 @@ def write_results(result: FusionResult, out: Path, fuser: Fuser) -> None:
             "beside the image; "
             "from the fused image alone it is an estimate."
         )
+    count = len({row.case for row in result.rows})
     write_report(
         out / "report.html",
         title=f"Fusion of {' and '.join(fuser.sources)}",
-        summary=[f"{len({row.case for row in result.rows})} cases."],
+        summary=[f"{count} case{'s' * (count != 1)}."],
         config=config or None,
         history=history,
         cases=result.views,

@@ -1,4 +1,4 @@
-"""`fuse` and `decompose`: two modalities in one image, and back."""
+"""`fuse`: two modalities in one image."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from ivan.errors import InputError
 from ivan.fusion import state as states
+from ivan.fusion.decomposition import decompositions, fusion_predictor, published, results_folder
 from ivan.fusion.fuser import METHODS, Fuser, protocol, write_results
 from ivan.fusion.measure import (
-    APPROXIMATE,
-    EXACT,
     OURS,
     FusionResult,
     measure_decomposed,
@@ -66,28 +65,38 @@ def fuse(
         OUT/RULE/case.
         checkpoint, device, pixels, threads: as `ivan.synthesize`.
 
+    Returns:
+        The numbers and files. Cases that cannot be used are named and left out; `left_out` then says so.
+
     Raises:
-        InputError: options or images that cannot be used. RunError: a file cannot be written.
+        InputError: options that cannot be used, or no images that can. RunError: a file cannot be written.
     """
     from ivan.data import write_volume
     from ivan.evaluation.measure import VIEWED_CASES
-    from ivan.inference import find, output_suffix, progress_over, set_threads, warn
+    from ivan.inference import LeftOut, find, output_suffix, progress_over, set_threads, warn
 
-    out = _folder(out)
+    out = results_folder(out)
     set_threads(threads)
     fuser = _fuser(run, sources, method, plane, normalise, percentile, checkpoint, device, pixels)
     predictor = fuser.predictor
     result = FusionResult(protocol=protocol(fuser))
     unmeasured = InputError("no case to fuse")
-    with progress_over(find(fuser.sources, data, roots), "fusing", progress) as (items, say):
+    cases = find(fuser.sources, data, roots)
+    left_out = LeftOut(len(cases))
+    with progress_over(cases, "fusing", progress) as (items, say):
         for case in items:
-            loaded = fuser.load(case)
+            try:
+                loaded = fuser.load(case)
+                colours = _colours(case, fuser.sources, loaded)
+            except InputError as error:  # one bad file must not cost the cases after it
+                left_out.add(case.name, error)
+                continue
+            left_out.done()
             for note in loaded.notes:
                 warn(note)
             result.warnings += [f"{case.name}: {note}" for note in loaded.notes]
             fused, output = fuser.fuse(loaded)
             suffix = output_suffix(case.files[fuser.sources[0]])
-            colours = _colours(case, fuser.sources, loaded)
             wanted = {FUSED: fused[OURS if predictor else fuser.method]}
             if baselines:
                 wanted |= {name: fused[name] for name in METHODS}
@@ -106,8 +115,8 @@ def fuse(
                 if state:
                     where = out / states.FOLDER / f"{case.name}{states.SUFFIX}"
                     result.files.append(states.write_state(where, kept))
-                published = _published(out / FUSED / f"{case.name}{suffix}", loaded.plane)
-                decomposed = _decompositions(predictor, kept, published)
+                image = published(out / FUSED / f"{case.name}{suffix}", loaded.plane)
+                decomposed = decompositions(predictor, kept, image)
             try:
                 rows = measure_fused(case.name, loaded.slices, fused)
                 result.rows += rows + measure_decomposed(case.name, fuser.sources, loaded.slices, decomposed)
@@ -117,62 +126,12 @@ def fuse(
                 warn(result.warnings[-1])
             if len(result.views) < VIEWED_CASES:
                 result.views.append(view(loaded, fuser.sources, fused, decomposed))
+    result.left_out = left_out.summary("written")
+    result.warnings = [*left_out.lines, *result.warnings]
     if not result.rows:
         raise unmeasured
     write_results(result, out, fuser)
     return result
-
-
-def decompose(
-    data: str | Path,
-    out: str | Path,
-    *,
-    run: str | Path,
-    checkpoint: str = "",
-    device: str = "auto",
-    pixels: int = 1 << 18,
-    threads: int = 0,
-    progress: bool = True,
-) -> list[Path]:
-    """Both sources of every fused image in DATA/fused.
-
-    OUT/approximate/SOURCE/case comes from the fused image alone, in the units of the training set. Where the
-    whole output was kept (DATA/state/case.safetensors), OUT/exact/SOURCE/case is the source itself up to
-    rounding, in its own units; of a colour source the luma.
-
-    Raises:
-        InputError: no fused images, another run's state, or a run that does not fuse. RunError: cannot be
-            written.
-    """
-    from ivan.data import find_cases, read_volume, write_volume
-    from ivan.inference import output_suffix, progress_over, set_threads
-
-    data, out = Path(data), _folder(out)
-    set_threads(threads)
-    predictor = _predictor(run, checkpoint, device, pixels)
-    digest = states.weights_digest(predictor.model)
-    written: list[Path] = []
-    with progress_over(find_cases(data, [FUSED]), "decomposing", progress) as (items, say):
-        for case in items:
-            image = read_volume(case.files[FUSED], allow_constant=True, luma=True)
-            slices = _published(case.files[FUSED], predictor.config.plane)
-            where = data / states.FOLDER / f"{case.name}{states.SUFFIX}"
-            kept = None
-            if where.exists():
-                shape = (slices.shape[0], slices.shape[2], slices.shape[3])
-                kept = states.read_state(where, predictor.aug.channels, shape, digest)
-            for method, stack in _decompositions(predictor, kept, slices).items():
-                scales = kept.scales if kept and method == EXACT else predictor.scales
-                for index, name in enumerate(predictor.config.sources):
-                    values = stack[:, index]
-                    if name in scales:
-                        values = scales[name].undo(values)
-                    path = (
-                        out / method.split(",")[0] / name / f"{case.name}{output_suffix(case.files[FUSED])}"
-                    )
-                    written.append(write_volume(path, _to_volume(values, predictor.config.plane), image))
-                    say(f"wrote {path}")
-    return written
 
 
 def preview(predictor: Predictor, case: Case) -> FusionResult:
@@ -183,27 +142,10 @@ def preview(predictor: Predictor, case: Case) -> FusionResult:
     fused, output = fuser.fuse(loaded)
     assert output is not None
     kept = states.State(output, loaded.scales, "")
-    decomposed = _decompositions(predictor, kept, fused[OURS][:, None])
+    decomposed = decompositions(predictor, kept, fused[OURS][:, None])
     rows = measure_fused(case.name, loaded.slices, fused)
     rows += measure_decomposed(case.name, config.sources, loaded.slices, decomposed)
     return FusionResult(rows, protocol(fuser), [view(loaded, config.sources, fused, decomposed)])
-
-
-def _folder(out: str | Path) -> Path:
-    if not str(out):
-        raise InputError("--out: no folder given for the results")
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
-    return Path(out)
-
-
-def _predictor(run: str | Path, checkpoint: str, device: str, pixels: int) -> Predictor:
-    from ivan.inference import load_predictor
-
-    predictor = load_predictor(run, checkpoint=checkpoint, device=device, pixels=pixels)
-    if predictor.config.task != "fusion":
-        raise InputError(f"{run}: a run of synthesis, not of fusion; train one with ivan train --task fusion")
-    return predictor
 
 
 def _fuser(
@@ -226,7 +168,7 @@ def _fuser(
                 f"--from: {len(set(sources))} modalities given, expected two, as --from MRI --from CT"
             )
         return Fuser(tuple(sources), method, None, plane, normalise, percentile)
-    predictor = _predictor(run, checkpoint, device, pixels)
+    predictor = fusion_predictor(run, checkpoint, device, pixels)
     config = predictor.config
     if sources and tuple(sources) != config.sources:
         raise InputError(
@@ -267,40 +209,3 @@ def _write_colours(path: Path, luma: np.ndarray, cb_cr: np.ndarray, like: Volume
     from ivan.data.colour import recolour, write_colours
 
     write_colours(path, recolour(luma, cb_cr), like)
-
-
-def _published(path: Path, plane: str) -> np.ndarray:
-    """A fused image as it was written: its luma 0..1 as slices ``[S, 1, H, W]``."""
-    from ivan.data import read_volume, volume_to_slices
-
-    return volume_to_slices(read_volume(path, allow_constant=True, luma=True).data, plane)[:, None]
-
-
-def _decompositions(
-    predictor: Predictor, kept: states.State | None, published: np.ndarray
-) -> dict[str, np.ndarray]:
-    """`EXACT` (where the state was kept) and `APPROXIMATE` -> sources ``[S, 2, H, W]``, normalised."""
-    import torch
-
-    found: dict[str, np.ndarray] = {}
-    count = len(predictor.config.sources)
-    if kept is not None:
-        device = next(predictor.model.parameters()).device
-        height, width = kept.output.shape[2:]
-        batch = max(1, predictor.pixels // (height * width))
-        with torch.inference_mode():
-            parts = [
-                predictor.aug.collapse_sources(predictor.model.inverse(piece.to(device)))[:, :count].cpu()
-                for piece in torch.from_numpy(kept.output).split(batch)
-            ]
-        found[EXACT] = torch.cat(parts).float().numpy()
-    found[APPROXIMATE] = predictor.predict(published, inverse=True)
-    return found
-
-
-def _to_volume(slices: np.ndarray, plane: str) -> np.ndarray:
-    import numpy as np
-
-    from ivan.data import slices_to_volume
-
-    return np.ascontiguousarray(slices_to_volume(slices, plane))

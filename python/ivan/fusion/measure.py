@@ -55,8 +55,9 @@ class FusionResult:
 
     Attributes:
         rows: the numbers. protocol: what holds for all of them. views: pictures of the first cases. files:
-            those written. warnings: what was done to images before they were fused (resampling), one line
-            each.
+            those written. warnings: cases left out, and what was done to images before they were fused
+            (resampling), one line each. left_out: what to raise once the others are shown where files could
+            not be used, else None.
     """
 
     rows: list[FusionRow] = field(default_factory=list)
@@ -64,6 +65,7 @@ class FusionResult:
     views: list[Any] = field(default_factory=list)
     files: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    left_out: InputError | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinite numbers as the text "inf"."""

@@ -1,12 +1,13 @@
 """Inference: load a run, predict slices in either direction, write the images of new cases."""
 
-from ivan.inference.common import find, progress_over, set_threads, warn
+from ivan.inference.common import LeftOut, find, progress_over, set_threads, warn
 from ivan.inference.loading import load_predictor, load_run, predictor_of, read_scales
 from ivan.inference.predictor import DEFAULT_PIXELS, Predictor
 from ivan.inference.synthesis import output_suffix, synthesize, synthesize_case
 
 __all__ = [
     "DEFAULT_PIXELS",
+    "LeftOut",
     "Predictor",
     "find",
     "load_predictor",

@@ -46,6 +46,54 @@ def warn(line: str) -> None:
     print(f"ivan: note: {line}", file=sys.stderr)
 
 
+class LeftOut:
+    """Cases whose files cannot be used: each is named, and does not cost the others.
+
+    Where not one can be used it is rather an option that is wrong, and said once.
+
+    Attributes:
+        lines: one for each of them.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.lines: list[str] = []
+        self._first: InputError | None = None
+        self._named = 0
+        self._any_done = False
+
+    def add(self, case: str, error: InputError) -> None:
+        """Take note of a case that failed. Raises the error where there is no other case."""
+        if self.total == 1:
+            raise error
+        self._first = self._first or error
+        self.lines.append(f"{case} left out: {error}")
+        if self._any_done:
+            self.done()
+
+    def done(self) -> None:
+        """A case went well: name those that failed before it."""
+        for line in self.lines[self._named :]:
+            warn(line)
+        self._named, self._any_done = len(self.lines), True
+
+    def summary(self, done: str) -> InputError | None:
+        """What to raise once the others are `done` (written, measured); None where no case failed.
+
+        Raises:
+            InputError: no case could be used.
+        """
+        if self._first is None:
+            return None
+        failed = len(self.lines)
+        if failed == self.total:
+            raise InputError(f"none of {failed} cases could be used; the first: {self._first}")
+        return InputError(
+            f"{failed} of {self.total} cases could not be used, the others are {done}; the first: "
+            f"{self._first}"
+        )
+
+
 def set_threads(threads: int) -> None:
     """Use this many CPU threads; 0 changes nothing."""
     if threads < 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
-from ivan.inference.common import find, progress_over, set_threads, warn
+from ivan.inference.common import LeftOut, find, progress_over, set_threads, warn
 from ivan.inference.loading import load_predictor
 from ivan.inference.predictor import DEFAULT_PIXELS, Predictor
 from ivan.suspicion import clipping_lines
@@ -56,6 +56,7 @@ def synthesize(
         RunError: a result cannot be written; those before it are whole.
     """
     from ivan.data.writing import remove_leftovers
+    from ivan.uncertainty import check_spare_channels
 
     if not str(out):
         raise InputError("--out: no folder given for the results")
@@ -69,11 +70,13 @@ def synthesize(
         raise InputError(
             f"{run}: a run of fusion; use ivan fuse --run, and ivan fuse --run --inverse to decompose"
         )
+    if uncertainty:
+        check_spare_channels(predictor, inverse)
     cases = find(predictor.modalities(inverse)[0], data, roots)
     for name in predictor.modalities(inverse)[1]:
         remove_leftovers(Path(out) / name)
     written: list[Path] = []
-    failed: list[InputError] = []
+    left_out = LeftOut(len(cases))
     with progress_over(cases, "synthesising", progress) as (items, say):
         for case in items:
             started = time.perf_counter()
@@ -82,20 +85,15 @@ def synthesize(
                     predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty
                 )
             except InputError as error:  # one bad file must not cost the cases after it
-                if len(cases) == 1:
-                    raise
-                failed.append(error)
-                warn(f"{case.name} left out: {error}")
+                left_out.add(case.name, error)
                 continue
+            left_out.done()
             seconds = time.perf_counter() - started
             written += paths
             for path in paths:
                 say(f"wrote {path} ({seconds:.1f} s)")
-    if failed:
-        raise InputError(
-            f"{len(failed)} of {len(cases)} cases could not be used, the others are written; the first: "
-            f"{failed[0]}"
-        )
+    if failure := left_out.summary("written"):
+        raise failure
     return written
 
 

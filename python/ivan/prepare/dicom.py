@@ -78,7 +78,10 @@ class Frame:
 
 @dataclass(frozen=True)
 class Header:
-    """What one file says about the examination it belongs to."""
+    """What one file says about the examination it belongs to.
+
+    `derived`: computed from other images (reformatted, projected, subtracted), by ImageType.
+    """
 
     path: Path
     patient: str
@@ -92,6 +95,7 @@ class Header:
     repetition: float
     inversion: float
     expected: int
+    derived: bool
     frames: tuple[Frame, ...]
 
 
@@ -107,11 +111,16 @@ def require_pydicom() -> Any:
     return pydicom
 
 
+def has_magic(path: Path) -> bool:
+    """Whether a file has DICOM's magic number after its preamble."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its magic number, or by suffix where old files lack it."""
     try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM" or path.suffix.lower() in _SUFFIXES
+        return has_magic(path) or path.suffix.lower() in _SUFFIXES
     except OSError:
         return False
 
@@ -164,9 +173,13 @@ def read_headers(
 
 def _header(path: Path, data: Any) -> Header:
     if "Rows" not in data or "Columns" not in data:
-        raise InputError(
-            f"{path}: DICOM without an image (a report, an index, or a file that was cut off), left out"
+        # Old files lack the magic number, but not the class of what they hold.
+        what = (
+            "DICOM without an image (a report, an index, or a damaged file)"
+            if has_magic(path) or "SOPClassUID" in data
+            else "not a DICOM file, whatever its name says"
         )
+        raise InputError(f"{path}: {what}; left out")
     if int(data.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{path}: colours or a screen capture, expected gray slices; left out")
     if str(data.get("PhotometricInterpretation", "MONOCHROME2")) != "MONOCHROME2":
@@ -190,6 +203,7 @@ def _header(path: Path, data: Any) -> Header:
         _number(data.get("RepetitionTime")),
         _number(data.get("InversionTime")),
         _whole(data.get("ImagesInAcquisition")),
+        "DERIVED" in str(data.get("ImageType") or "").upper(),
         tuple(_frames(path, data)),
     )
 

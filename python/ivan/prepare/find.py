@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,6 +158,7 @@ def _dicom_cases(
     result = sort_series(headers)
     found.skipped += result.notes
     studies: dict[str, dict[str, dict[str, list[Stack]]]] = {}
+    names = _patient_names({_patient(stack.header, root) for stack in result.stacks})
     for stack in result.stacks:
         folders = "/".join(stack.header.path.relative_to(root).parts[:-1])
         name = modality_of(stack, rules, folders)
@@ -168,7 +171,7 @@ def _dicom_cases(
                 f"{stack.label}: modality unknown; left out, name it with --map 'PATTERN=NAME'"
             )
         elif not wanted or name in wanted:
-            patient = _patient(stack.header, root)
+            patient = names[_patient(stack.header, root)]
             study = stack.header.study or str(stack.header.path.parent)
             studies.setdefault(patient, {}).setdefault(study, {}).setdefault(name, []).append(stack)
     cases = []
@@ -185,10 +188,21 @@ def _dicom_cases(
 
 
 def _patient(header: Header, root: Path) -> str:
-    """A file name from PatientID; where that is empty, from the first folder."""
+    """Who it is: PatientID; where that is empty, the first folder."""
     folders = header.path.relative_to(root).parts[:-1]
-    text = header.patient or (folders[0] if folders else root.resolve().name)
-    return re.sub(r"[^A-Za-z0-9+-]+", "-", text).strip("-") or "patient"
+    return header.patient or (folders[0] if folders else root.resolve().name)
+
+
+def _patient_names(identities: Iterable[str]) -> dict[str, str]:
+    """A file name for each patient. Letters of all scripts stay; two patients never get one name."""
+    plain = {text: re.sub(r"(?:[^\w+-]|_)+", "-", text).strip("-") or "patient" for text in identities}
+    taken = Counter(name.casefold() for name in plain.values())
+    return {
+        text: name
+        if name == text or taken[name.casefold()] == 1
+        else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+        for text, name in plain.items()
+    }
 
 
 def _study_time(series: Mapping[str, Sequence[Stack]]) -> str:
@@ -196,12 +210,18 @@ def _study_time(series: Mapping[str, Sequence[Stack]]) -> str:
 
 
 def _choose(name: str, patient: str, series: Mapping[str, list[Stack]]) -> RawCase:
-    """One stack a modality: that with most slices, then most pixels, then the earliest."""
+    """One stack a modality: acquired before derived, then most slices, most pixels, the earliest.
+
+    A reformatted volume often has more slices than the acquisition it was computed from. An acquisition of
+    less than a third of the most slices is a scout, and does not come first.
+    """
     images, notes = {}, []
     for modality, stacks in series.items():
+        most = max(len(stack.frames) for stack in stacks)
         order = sorted(
             stacks,
             key=lambda s: (
+                s.header.derived or 3 * len(s.frames) < most,
                 -len(s.frames),
                 -s.frames[0].shape[0] * s.frames[0].shape[1],
                 s.header.series_number,
@@ -225,9 +245,10 @@ def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: F
         return []
     names = list(dict.fromkeys([*modalities, *([reference] if reference else [])])) or list(KNOWN)
     wanted = Modalities(names)
-    present = [
-        n for n in names if any((f := parse(path, root, wanted)) and f.modality == n for path in files)
-    ]
+    named = [file for path in files if (file := parse(path, root, wanted))]
+    # As in find_cases: modality first (adc_map.nii.gz) counts only where no file is named in another way.
+    named = [file for file in named if file.rule != "first"] or named
+    present = [name for name in names if any(file.modality == name for file in named)]
     if not present:
         found.skipped.append(
             f"{root}: {len(files)} NIfTI files of no known modality; name them with --modality"

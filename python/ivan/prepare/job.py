@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -226,7 +227,8 @@ class _Progress:
         lost = f", {self.total - len(records)} left out" if self.total > len(records) else ""
         cases = f"{len(records)} case" + "s" * (len(records) != 1)
         self._say(f"{cases} ({counts}), {warned} with warnings{lost}: look at {out / 'quality.html'}")
-        self._say(f"train with: ivan train --data {out / 'dataset.json'} --from NAME --to NAME --out RUN")
+        data = shlex.quote(str(out / "dataset.json"))
+        self._say(f"train with: ivan train --data {data} --from NAME --to NAME --out RUN")
 
     def _say(self, line: str) -> None:
         if self.console:

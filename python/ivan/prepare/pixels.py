@@ -22,6 +22,9 @@ class PixelReader:
     def read(self, frame: Frame) -> np.ndarray:
         """[rows, columns] float32 after rescale slope and intercept (or the modality table) of this slice.
 
+        NaN where the header calls a value padding: outside a CT's round field of view, say, where values such
+        as -3024 would upset every scale.
+
         Raises:
             InputError: the pixels cannot be decoded, or are not those that the header announces.
         """
@@ -44,7 +47,8 @@ class PixelReader:
             )
         if not np.isfinite(values).all():
             raise InputError(f"{frame.path}: values that are not finite after its slope and intercept")
-        return values
+        padding = self._padding(np.asarray(pixels))
+        return np.where(padding, np.float32(np.nan), values) if padding.any() else values
 
     def _load(self, path: Path) -> None:
         import warnings
@@ -56,6 +60,25 @@ class PixelReader:
                 self._data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2"
             self._pixels = self._data.pixel_array
         self._path = path
+
+    def _padding(self, pixels: np.ndarray) -> np.ndarray:
+        """[rows, columns] bool: PixelPaddingValue, or all from it to PixelPaddingRangeLimit.
+
+        DICOM PS3.3, C.7.5.1.1.2. Scanners write -2000 as 63536 too; both mean the same bits.
+        """
+        size = 1 << (8 * pixels.dtype.itemsize)
+        ends = []
+        for tag in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            value = self._data.get(tag)
+            try:  # implicit VR does not say whether it is signed: pydicom leaves such a value as bytes
+                value = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
+            except (TypeError, ValueError):
+                continue
+            signed = pixels.dtype.kind == "i"
+            ends.append((value + size // 2) % size - size // 2 if signed else value % size)
+        if not ends or self._data.get("PixelPaddingValue") is None or pixels.dtype.kind not in "iu":
+            return np.zeros(pixels.shape, bool)
+        return np.asarray((pixels >= min(ends)) & (pixels <= max(ends)))
 
     def _rescale(self, pixels: np.ndarray, index: int) -> np.ndarray:
         from pydicom.pixels import apply_modality_lut

@@ -181,6 +181,8 @@ def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, li
             before, after_gap = stored[:, :, slot - gap - 1], stored[:, :, slot]
             stored[:, :, slot - gap - 1 + step] = (1 - share) * before + share * after_gap
         slot += 1
+    if (padding := np.isnan(stored)).any():  # becomes air: the least of the rest (CT), or 0
+        stored[padding] = stored[~padding].min(initial=0)
     affine = _affine(first, last, count)
     refuse_constant(first.path.parent, stored)
     grid = Grid("dicom", stored.shape, affine, has_affine=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
-from ivan.training.files import failed_write, replace_file, sync_folder, write_bytes
+from ivan.training.files import failed_write, replace_file, resume_command, sync_folder, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,9 +118,7 @@ def read_checkpoint(
         return checkpoint
     if damage:
         raise InputError(f"{damage[0]}; no earlier checkpoint is left in {run}, train anew")
-    raise InputError(
-        f"{run}: holds no checkpoint yet; train it first, or go on with 'ivan train --resume --out {run}'"
-    )
+    raise InputError(f"{run}: holds no checkpoint yet; train it first, or go on with: {resume_command(run)}")
 
 
 def has_checkpoint(run: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ def failed_write(path: Path, error: OSError) -> RunError:
     return RunError(
         f"{path}: cannot be written ({reason}); free disk space or change the permissions, then run again"
     )
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run: also where its path has spaces."""
+    return f"ivan train --resume --out {shlex.quote(str(run))}"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

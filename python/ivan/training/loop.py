@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ivan.errors import RunError
 from ivan.model import IVAN
 from ivan.training.config import TrainConfig
+from ivan.training.files import resume_command
 from ivan.training.log import RunLog
 from ivan.training.memory import advice, is_out_of_memory
 from ivan.training.objective import LossModule, learning_rate
@@ -154,7 +155,7 @@ class Trainer(Recording):
     def _loader_died(self, error: RuntimeError, kept: str) -> RunError:
         return RunError(
             f"a process that prepares slices died ({str(error).splitlines()[0]}); {kept}; use fewer "
-            f"--workers or --cache disk, and go on with 'ivan train --resume --out {self.run}'"
+            f"--workers or --cache disk, and go on with: {resume_command(self.run)}"
         )
 
     def _one_step(self, batch: dict[str, Tensor], names: list[str]) -> None:

@@ -18,7 +18,7 @@ from ivan.training.build import build_model, choose_device, load_weights_from
 from ivan.training.checkpoint import clean, has_checkpoint, read_checkpoint
 from ivan.training.config import TrainConfig
 from ivan.training.data import Batches, RunData, load_data, write_normalisation
-from ivan.training.files import replace_json
+from ivan.training.files import replace_json, resume_command
 from ivan.training.log import RunLog
 from ivan.training.loop import Trainer
 from ivan.training.settings import flag
@@ -96,7 +96,7 @@ def fit(
             log.close()
         if stop.requested and trainer.step < trainer.total_steps:
             raise Stopped(
-                f"stopped at step {trainer.step}, all is saved; go on with 'ivan train --resume --out {run}'",
+                f"stopped at step {trainer.step}, all is saved; go on with: {resume_command(Path(run))}",
                 stop.number,
             )
     if first:

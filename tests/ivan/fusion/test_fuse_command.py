@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -126,9 +127,10 @@ def test_another_runs_state_is_refused(
             path.write_bytes(b"\x00" * 40)
         capsys.readouterr()
         assert ivan(line) == 2
-        error = capsys.readouterr().err
-        assert error.count("\n") == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "1 of 2 cases could not be used, the others are written" in error
         assert str(path) in error
+        assert not (tmp_path / "b" / "approximate" / "MRI" / "c0.nii.gz").exists()
 
 
 @pytest.mark.parametrize("target", ["wavelet", "unsupervised"])
@@ -308,3 +310,33 @@ def test_pairs_of_every_kind_of_png(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert ivan(line.split()) == 2
     error = capsys.readouterr().err
     assert "transparent pixels, expected an opaque image" in error
+
+
+def test_a_bad_pair_does_not_cost_the_others(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    clear = np.zeros((18, 16, 4), np.uint8)
+    clear[4:9, 4:9] = 255
+    shutil.copy(images / "MRI" / "s0.png", data / "MRI" / "clear.png")
+    Image.fromarray(clear).save(data / "PET" / "clear.png")
+    line = ["fuse", "--data", str(data), "--from", "MRI", "--from", "PET", "--out", str(tmp_path / "out")]
+    assert ivan(line) == 2
+    printed = capsys.readouterr()
+    assert "1 of 3 cases could not be used, the others are written" in printed.err
+    assert "transparent" in printed.err
+    assert {path.name for path in (tmp_path / "out" / "fused").iterdir()} == {"s0.png", "s1.png"}
+    assert "clear left out: " in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_damaged_fused_image_does_not_cost_the_others(
+    fusion_run: Path, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"fuse --run {fusion_run} --data {volumes} --out {tmp_path / 'out'} --quiet"
+    assert ivan(line.split()) == 0
+    (tmp_path / "out" / "fused" / "c0.nii.gz").write_bytes(b"damaged")
+    line = f"fuse --run {fusion_run} --data {tmp_path / 'out'} --inverse --out {tmp_path / 'back'} --quiet"
+    assert ivan(line.split()) == 2
+    assert "1 of 2 cases could not be used, the others are written" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "back" / "exact" / "MRI").iterdir()] == ["c1.nii.gz"]

@@ -64,6 +64,10 @@ def test_colour_files(tmp_path: Path) -> None:
         voxels[name] = levels[..., index]
     affine = np.diag([-1.0, 1.0, 1.0, 1.0])
     nib.save(nib.Nifti1Image(voxels, affine), tmp_path / "a.nii.gz")
+    rgba = np.zeros((5, 4, 3), np.dtype([(name, "u1") for name in "RGBA"]))
+    nib.save(nib.Nifti1Image(rgba, np.eye(4)), tmp_path / "rgba.nii.gz")
+    with pytest.raises(InputError, match="holds RGBA colours, expected one real number per voxel or RGB24"):
+        read_colours(tmp_path / "rgba.nii.gz")
     with pytest.raises(InputError, match="RGB"):
         read_volume(tmp_path / "a.nii.gz")
     found = read_colours(tmp_path / "a.nii.gz")

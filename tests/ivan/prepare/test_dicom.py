@@ -241,3 +241,41 @@ def test_bad_rules() -> None:
 
 def test_axial_affine_is_centred() -> None:
     assert (axial_affine((3, 3, 3), (1.0, 1.0, 1.0)) @ [1, 1, 1, 1] == [0, 0, 0, 1]).all()
+
+
+@pytest.mark.parametrize("written", ["signed", "unsigned", "implicit"])
+def test_padding_outside_a_round_field_of_view_becomes_air(tmp_path: Path, written: str) -> None:
+    """CT scanners fill the corners with a value far below air, which would upset the intensity scale."""
+    import pydicom
+
+    write_series(tmp_path, "CT", kind="CT", intercept=-1024.0, **SMALL)
+    for file in tmp_path.iterdir():
+        data = pydicom.dcmread(file)
+        pixels = data.pixel_array.copy()
+        pixels[:3, :3] = -2000
+        data.PixelData = pixels.tobytes()
+        if written == "unsigned":
+            data.add_new("PixelPaddingValue", "US", 63536)  # the same bits
+        else:
+            data.add_new("PixelPaddingValue", "SS", -2000)
+        if written == "implicit":
+            data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        pydicom.dcmwrite(file, data, implicit_vr=written == "implicit", little_endian=True)
+    volume, _ = build_volume(one(tmp_path))
+    assert volume.data.min() == -1000
+    expect_head(volume, "CT")
+
+
+def test_padding_of_an_image_without_negative_values_becomes_zero(tmp_path: Path) -> None:
+    write_series(tmp_path, "T1", PixelPaddingValue=0, **SMALL)
+    expect_head(build_volume(one(tmp_path))[0], "T1")
+
+
+def test_files_that_are_no_dicom_are_called_so(tmp_path: Path) -> None:
+    write_series(tmp_path, "T1", **SMALL)
+    (tmp_path / "archive.dcm").write_bytes(b"PK\x03\x04" + bytes(500))
+    (tmp_path / "notes.dcm").write_text("not an image")
+    skipped: list[str] = []
+    assert len(stacks(tmp_path, skipped).stacks) == 1
+    assert len(skipped) == 2
+    assert all("not a DICOM file, whatever its name says" in line for line in skipped)

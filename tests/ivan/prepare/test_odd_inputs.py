@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import nibabel as nib
@@ -65,13 +66,16 @@ def test_linked_folders_are_followed(tmp_path: Path, kind: str) -> None:
     assert list(records(tmp_path / "out")) == ["good" if kind == "nifti" else "anna"]
 
 
-def test_odd_names(tmp_path: Path) -> None:
+def test_odd_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "räw folder"
     pair(raw)
     pair(raw, "SHOUTED", ".NII.GZ")
     pair(raw, "patient é 1")
-    prepare(raw, tmp_path / "öut put", progress=False)
+    prepare(raw, tmp_path / "öut put")
     assert list(records(tmp_path / "öut put")) == ["SHOUTED", "good", "patient é 1"]
+    last = capsys.readouterr().out.splitlines()[-1]  # can be copied to a shell
+    data = str(tmp_path / "öut put" / "dataset.json")
+    assert shlex.split(last.removeprefix("train with: "))[:4] == ["ivan", "train", "--data", data]
 
 
 def test_one_bad_case_does_not_cost_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,3 +125,55 @@ def test_a_folder_without_images_says_so(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "raw").mkdir()
     assert ivan(["prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "out")]) == 2
     assert "holds no DICOM and no NIfTI file" in capsys.readouterr().err
+
+
+def test_patients_whose_names_differ_in_odd_letters_stay_apart(tmp_path: Path) -> None:
+    """A file name cannot hold every letter of a PatientID; two patients must not become one by that."""
+    raw = tmp_path / "raw"
+    identities = ("张三", "李四", "A 1", "A/1", "A_1")
+    for number, identity in enumerate(identities):
+        for contrast in ("T1", "T2"):
+            write_series(
+                raw / str(number) / contrast,
+                contrast,
+                patient=identity,
+                study=f"1.2.{number}",
+                SpecificCharacterSet="ISO_IR 192",
+                **SMALL,
+            )
+    prepare(raw, tmp_path / "out", progress=False)
+    found = records(tmp_path / "out")
+    assert {"张三", "李四"} < set(found)
+    assert len(found) == len({record["patient"] for record in found.values()}) == len(identities)
+    assert not any("_ses-" in name for name in found)
+
+
+def test_an_acquired_series_is_taken_before_one_computed_from_it(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    patient(raw, "anna")
+    common = {"patient": "anna", "study": "1.2.4"}
+    write_series(
+        raw / "anna" / "mpr",
+        "T1",
+        number=7,
+        ImageType=["DERIVED", "SECONDARY", "MPR"],
+        shape=(40, 48, 30),
+        spacing=(4.0, 4.0, 4.8),
+        **common,
+    )
+    write_series(
+        raw / "anna" / "scout", "T1", number=0, shape=(40, 48, 5), spacing=(4.0, 4.0, 30.0), **common
+    )
+    prepare(raw, tmp_path / "out", progress=False)
+    record = records(tmp_path / "out")["anna"]
+    assert record["shape"] == [40, 48, 18]
+    assert record["notes"] == ["3 series are T1: series 1 taken, not 7, 0; --map chooses another"]
+
+
+def test_a_name_that_begins_like_a_modality_stops_nothing(tmp_path: Path) -> None:
+    """Without --modality all known names are tried; adc-map.nii.gz is none of them."""
+    raw = tmp_path / "raw"
+    pair(raw)
+    nifti(raw / "good" / "adc-map.nii.gz", "PD", AFFINE, (32, 36, 20))
+    prepare(raw, tmp_path / "out", progress=False)
+    assert set(records(tmp_path / "out")["good"]["bytes"]) == {"T1", "T2"}

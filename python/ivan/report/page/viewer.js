@@ -164,7 +164,7 @@
     panel.stage.addEventListener("pointerleave", () => { for (const other of state.panels) other.cross.style.display = "none"; });
     panel.stage.addEventListener("dblclick", resetWindow);
     panel.stage.addEventListener("wheel", (event) => {
-      if (event.ctrlKey) return;
+      if (event.ctrlKey || state.item.slices.length < 2) return;  // one slice: the page scrolls
       event.preventDefault();
       goTo(state.slice + Math.sign(event.deltaY));
     }, { passive: false });
@@ -183,7 +183,9 @@
       make(caption, "span", "", spec.role);
       if (spec.simulated) make(caption, "span", "tag", "simulated contrast");
       const stage = make(figure, "div", "stage");
-      stage.style.aspectRatio = `${item.width * item.spacing[0]} / ${item.height * item.spacing[1]}`;
+      const ratio = (item.width * item.spacing[0]) / (item.height * item.spacing[1]);
+      stage.style.aspectRatio = ratio;
+      stage.style.width = `min(100%, ${72 * ratio}vh)`;  // the slider below stays in sight of a tall slice
       const canvas = make(stage, "canvas");
       canvas.width = item.width; canvas.height = item.height;
       canvas.setAttribute("role", "img");
