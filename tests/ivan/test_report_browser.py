@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from ivan.report import CaseResult, Column, MetricRow, MetricTable, Synthesis, write_report
+from ivan.report.images import display_slices
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(
@@ -49,14 +50,14 @@ def drive(page: Path, folder: Path, steps: str, fragment: str = "") -> dict:
       const tick = () => new Promise((done) => setTimeout(done, 60));
       for (let i = 0; i < 50 && document.documentElement.dataset.viewer !== "ready"; i++) await tick();
       const canvases = () => [...document.querySelectorAll("#v-panels canvas")];
-      const sum = (canvas) => {{
+      const rgba = (canvas) => {{
         const copy = document.createElement("canvas");
         copy.width = canvas.width; copy.height = canvas.height;
         const context = copy.getContext("2d", {{ willReadFrequently: true }});
         context.drawImage(canvas, 0, 0);
-        const bytes = context.getImageData(0, 0, copy.width, copy.height).data;
-        return bytes.reduce((a, v, i) => (i % 4 < 3 ? a + v : a), 0);
+        return [...context.getImageData(0, 0, copy.width, copy.height).data];
       }};
+      const sum = (canvas) => rgba(canvas).reduce((a, v, i) => (i % 4 < 3 ? a + v : a), 0);
       const sums = () => canvases().map(sum);
       const slide = async (id, value) => {{
         $(id).value = value; $(id).dispatchEvent(new Event("input")); await tick();
@@ -128,6 +129,34 @@ def test_slider_keys_and_wheel_change_the_slice(page: Path, tmp_path: Path) -> N
     assert result["where"].startswith("z 0")
     assert [result[k] for k in ("left", "home", "up", "wheel", "next")] == ["6", "0", "1", "2", "3"]
     assert "slice=3" in result["hash"]
+
+
+def test_colours_of_a_fused_image(tmp_path: Path) -> None:
+    """The source in colour, and what was fused with it, in its colours; the other source in gray."""
+    from ivan.data.colour import chroma, luma
+
+    rng = np.random.default_rng(0)
+    gray = rng.uniform(0.3, 0.7, (6, 5, 2))
+    rgb = gray[..., None] + rng.uniform(-0.1, 0.1, (6, 5, 2, 3))
+    images = {"MRI": gray.astype(np.float32), "PET": luma(rgb)}
+    syntheses = [Synthesis("fused", images["PET"], ("MRI", "PET"))]
+    case = CaseResult("c", images, syntheses, chroma=chroma(rgb), coloured=("PET", "fused"))
+    page = write_report(tmp_path / "report.html", title="Colours", cases=[case])
+    result = drive(
+        page,
+        tmp_path,
+        """
+        await slide("v-slice", 1); result.panels = canvases().map(rgba);
+        await slide("v-level", 60); result.dark = canvases().map(rgba);
+        """,
+    )
+    mri, pet, fused = (np.array(p).reshape(5, 6, 4)[..., :3] for p in result["panels"])
+    expected = np.stack([display_slices(rgb[..., c])[1] for c in range(3)], -1) * 255
+    assert np.ptp(mri, axis=-1).max() == 0
+    assert np.abs(pet - expected).max() < 4  # three roundings to 8 bits
+    assert np.array_equal(fused, pet)
+    darker = np.array(result["dark"][1]).reshape(5, 6, 4)[..., :3]
+    assert np.abs(pet - 25.5 - darker).max() < 4  # window and level move the luma and keep the colours
 
 
 def test_window_level_and_error_range_change_the_pixels(page: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def fuse(
                 path = out / folder / f"{case.name}{suffix}"
                 volume = loaded.to_volume(stack)
                 if colours is not None:
-                    _write_colours(path, volume, colours, loaded.reference)
+                    _write_colours(path, volume, colours[1], loaded.reference)
                 else:
                     write_volume(path, volume, loaded.reference)
                 result.files.append(path)
@@ -125,7 +125,7 @@ def fuse(
                 result.warnings.append(f"{error}; fused, not measured")
                 warn(result.warnings[-1])
             if len(result.views) < VIEWED_CASES:
-                result.views.append(view(loaded, fuser.sources, fused, decomposed))
+                result.views.append(view(loaded, fuser.sources, fused, decomposed, colours))
     result.left_out = left_out.summary("written")
     result.warnings = [*left_out.lines, *result.warnings]
     if not result.rows:
@@ -145,7 +145,8 @@ def preview(predictor: Predictor, case: Case) -> FusionResult:
     decomposed = decompositions(predictor, kept, fused[OURS][:, None])
     rows = measure_fused(case.name, loaded.slices, fused)
     rows += measure_decomposed(case.name, config.sources, loaded.slices, decomposed)
-    return FusionResult(rows, protocol(fuser), [view(loaded, config.sources, fused, decomposed)])
+    colours = _colours(case, config.sources, loaded)
+    return FusionResult(rows, protocol(fuser), [view(loaded, config.sources, fused, decomposed, colours)])
 
 
 def _fuser(
@@ -179,8 +180,8 @@ def _fuser(
     return Fuser(config.sources, method, predictor, config.plane, config.normalise, config.percentile)
 
 
-def _colours(case: Case, sources: Sequence[str], loaded: LoadedCase) -> np.ndarray | None:
-    """Chroma ``[X, Y, Z, 2]`` of the one source in colour, on the grid of the first; None where both are
+def _colours(case: Case, sources: Sequence[str], loaded: LoadedCase) -> tuple[str, np.ndarray] | None:
+    """The one source in colour and its chroma ``[X, Y, Z, 2]`` on the grid of the first; None where both are
     gray."""
     import numpy as np
 
@@ -194,14 +195,14 @@ def _colours(case: Case, sources: Sequence[str], loaded: LoadedCase) -> np.ndarr
             f"{case.name}: {' and '.join(found)} are both in colour; expected at most one, whose colours are "
             "kept"
         )
-    for rgb, volume in found.values():
+    for name, (rgb, volume) in found.items():
         planes = [
             Volume(np.ascontiguousarray(rgb[..., c]), volume.affine, volume.grid, volume.path)
             for c in range(3)
         ]
         if volume.path != loaded.reference.path:
             planes = [Volume(on_grid_of(loaded.reference, p)[0], p.affine, p.grid, p.path) for p in planes]
-        return chroma(np.stack([p.data for p in planes], axis=-1))
+        return name, chroma(np.stack([p.data for p in planes], axis=-1))
     return None
 
 

@@ -205,9 +205,10 @@ def view(
     names: Sequence[str],
     fused: Mapping[str, np.ndarray],
     decomposed: Mapping[str, np.ndarray],
+    colours: tuple[str, np.ndarray] | None = None,
 ) -> CaseResult:
     """A case for the slice viewer: every method's fused image, and the decompositions beside their
-    sources."""
+    sources; with `colours`, the source that has them and its chroma ``[X, Y, Z, 2]``, in these colours."""
     from ivan.evaluation.measure import spacing
     from ivan.report import CaseResult, Synthesis
 
@@ -227,4 +228,6 @@ def view(
         spacing=spacing(loaded.reference),
         plane=loaded.plane,
         oriented=not loaded.reference.grid.image,
+        chroma=None if colours is None else colours[1],
+        coloured=() if colours is None else (colours[0], "fused", *(f"fused, {m}" for m in fused)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,9 @@ class CaseResult:
         plane: "axial" | "coronal" | "sagittal": how the viewer cuts the volumes.
         slices: half-open range along the plane's axis to show (None: all with foreground).
         oriented: False for plain 2D images without anatomical axes: no L/R/A/P markers then.
+        chroma: [X, Y, Z, 2] (Cb, Cr) of `ivan.data.colour`, or None. The images and syntheses named by
+            `coloured` are luma from 0 to 1 and are shown with it; windows and read values stay those of luma.
+        coloured: keys of `images` and targets of `syntheses` that have these colours.
     """
 
     name: str
@@ -50,6 +53,8 @@ class CaseResult:
     plane: str = "axial"
     slices: tuple[int, int] | None = None
     oriented: bool = True
+    chroma: np.ndarray | None = None
+    coloured: Collection[str] = ()
 
 
 @dataclass(frozen=True)

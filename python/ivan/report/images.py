@@ -45,17 +45,17 @@ def _span(images: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def _sheet(slices: np.ndarray, columns: int) -> str:
-    """[S, H, W] uint8 -> data URI of one PNG with the slices in rows of `columns`."""
+    """[S, H, W] or [S, H, W, 3] uint8 -> data URI of one PNG with the slices in rows of `columns`."""
     from PIL import Image
 
-    count, height, width = slices.shape
+    count, height, width, *channels = slices.shape
     rows = math.ceil(count / columns)
-    sheet = np.zeros((rows * columns, height, width), np.uint8)
+    sheet = np.zeros((rows * columns, height, width, *channels), np.uint8)
     sheet[:count] = slices
     sheet = (
-        sheet.reshape(rows, columns, height, width)
-        .transpose(0, 2, 1, 3)
-        .reshape(rows * height, columns * width)
+        sheet.reshape(rows, columns, height, width, *channels)
+        .swapaxes(1, 2)
+        .reshape(rows * height, columns * width, *channels)
     )
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG", compress_level=6)
@@ -66,6 +66,13 @@ def _gray(slices: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     low, high = span
     scaled = (np.nan_to_num(slices.astype(np.float32), nan=low, posinf=high, neginf=low) - low) / (high - low)
     return np.round(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def _chroma_bytes(chroma: np.ndarray) -> np.ndarray:
+    """(Cb, Cr) [S, H, W, 2] from -0.5 to 0.5 -> red and green bytes about 128 of [S, H, W, 3] uint8."""
+    coded = np.zeros((*chroma.shape[:3], 3), np.uint8)
+    coded[..., :2] = np.round(np.clip(np.nan_to_num(chroma) * 255 + 128, 0, 255))
+    return coded
 
 
 def slice_psnr(prediction: np.ndarray, reference: np.ndarray, data_range: float) -> list[float | None]:
@@ -109,6 +116,10 @@ def _check(case: CaseResult) -> None:
             raise InputError(
                 f"case {case.name}: no image of source {missing[0]}, found {', '.join(case.images)}"
             )
+    if case.chroma is not None and case.chroma.shape != (*shape, 2):
+        raise InputError(
+            f"case {case.name}: chroma has shape {case.chroma.shape}, expected {(*shape, 2)} as the images"
+        )
     for name, array in arrays:
         if array.ndim != 3 or array.shape != shape:
             raise InputError(
@@ -132,19 +143,28 @@ def case_payload(case: CaseResult, max_slices: int, simulated: Collection[str] =
     predictions = [_cut(case, s.prediction, indices) for s in case.syntheses]
     top, bottom, left, right = _crop([*shown.values(), *references.values()])
     spans = {}
+    coloured = () if case.chroma is None else case.coloured
     for name in {*shown, *(s.target for s in case.syntheses)}:
         known = [shown[name]] if name in shown else [references[name]] if name in references else []
         spans[name] = _span(
             known or [p for p, s in zip(predictions, case.syntheses, strict=True) if s.target == name]
         )
+    spans |= dict.fromkeys(coloured, (0.0, 1.0))  # as they are written: a stretched luma has other colours
     columns = math.ceil(math.sqrt(len(indices)))
     images: dict[str, dict[str, Any]] = {}
 
-    def add(key: str, stack: np.ndarray, span: tuple[float, float]) -> str:
+    def add(key: str, stack: np.ndarray, span: tuple[float, float], colours: bool = False) -> str:
         if key not in images:
             png = _sheet(_gray(stack[:, top:bottom, left:right], span), columns)
             images[key] = {"src": png, "kind": "gray", "low": span[0], "high": span[1]}
+            if colours:
+                images[key]["chroma"] = "chroma"
         return key
+
+    if case.chroma is not None and coloured:
+        cut = np.stack([_cut(case, case.chroma[..., c], indices) for c in range(2)], axis=-1)
+        png = _sheet(_chroma_bytes(cut[:, top:bottom, left:right]), columns)
+        images["chroma"] = {"src": png, "kind": "chroma"}
 
     views = []
     for number, (s, prediction) in enumerate(zip(case.syntheses, predictions, strict=True)):
@@ -153,8 +173,11 @@ def case_payload(case: CaseResult, max_slices: int, simulated: Collection[str] =
         def panel(title: str, role: str, image: str, modality: str) -> dict[str, Any]:
             return {"title": title, "role": role, "image": image, "simulated": modality in simulated}
 
-        panels = [panel(m, "source", add(f"image {m}", shown[m], spans[m]), m) for m in s.sources]
-        panels.append(panel(s.target, "prediction", add(f"prediction {number}", prediction, span), s.target))
+        panels = [
+            panel(m, "source", add(f"image {m}", shown[m], spans[m], m in coloured), m) for m in s.sources
+        ]
+        predicted = add(f"prediction {number}", prediction, span, s.target in coloured)
+        panels.append(panel(s.target, "prediction", predicted, s.target))
         reference = None if s.reference is None else references[s.target]
         psnr = None
         if reference is not None:

@@ -53,6 +53,7 @@ def _viewer_payload(
     costs = []  # pixels that one slice of each case takes, all its panels together
     for case in cases:
         sheets = len(case.images) + sum(2 if s.reference is None else 3 for s in case.syntheses)
+        sheets += 0 if case.chroma is None else 2
         voxels = next(iter(case.images.values()), None)
         axis_free = 0 if voxels is None else voxels.size / max(1, min(voxels.shape))
         costs.append(max(1.0, axis_free * sheets))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -76,6 +77,13 @@ def test_colours_are_kept(images: Path, tmp_path: Path) -> None:
     assert np.abs(chroma(made) - chroma(pet)).max() < 2 / 255  # 8 bits
     assert np.abs(luma(made) - (luma(pet) + gray) / 2).max() < 1 / 255
     assert np.abs(chroma(pet)).max() > 0.03
+    shown = re.search(
+        r'id="report-data"[^>]*>(.*?)</script>', (tmp_path / "report.html").read_text(), re.DOTALL
+    )
+    case = json.loads(shown.group(1))["cases"][0]
+    coloured = {name for name, image in case["images"].items() if image.get("chroma") == "chroma"}
+    assert coloured == {"image PET", "prediction 0", "prediction 1", "prediction 2", "prediction 3"}
+    assert case["images"]["chroma"]["src"].startswith("data:image/png")
 
 
 def test_exact_and_approximate_decomposition(

@@ -5,9 +5,9 @@
   if (!data.cases.length) return;
   const $ = (id) => document.getElementById(id);
   const state = { item: null, view: null, slice: 0, panels: [], request: 0 };
-  const sprites = new Map();                      // data URI -> promise of { bytes, stride }
+  const sprites = new Map();                      // data URI -> promise of { bytes, second, stride }
 
-  const decode = (uri) => {
+  const decode = (uri, second = false) => {
     if (!sprites.has(uri)) {
       sprites.set(uri, new Promise((done, failed) => {
         const image = new Image();
@@ -17,9 +17,8 @@
           const context = canvas.getContext("2d", { willReadFrequently: true });
           context.drawImage(image, 0, 0);
           const rgba = context.getImageData(0, 0, canvas.width, canvas.height).data;
-          const bytes = new Uint8Array(rgba.length / 4);
-          for (let i = 0; i < bytes.length; i++) bytes[i] = rgba[4 * i];
-          done({ bytes, stride: canvas.width });
+          const channel = (c) => { const bytes = new Uint8Array(rgba.length / 4); for (let i = 0; i < bytes.length; i++) bytes[i] = rgba[4 * i + c]; return bytes; };
+          done({ bytes: channel(0), second: second ? channel(1) : null, stride: canvas.width });
         };
         image.onerror = () => failed(new Error("an embedded image cannot be decoded"));
         image.src = uri;
@@ -60,6 +59,13 @@
   };
   const valueOf = (image, v) => (image.kind === "error" ? ((v - 127) / 127) * image.high : image.low + (v / 255) * (image.high - image.low));
 
+  /* red, green, blue of a luma 0..255 and (Cb, Cr) in bytes about 128: full-range BT.601, cut to 0..255 */
+  const recolour = (y, cb, cr) => {
+    const r = y + 1.402 * (cr - 128), b = y + 1.772 * (cb - 128), g = (y - 0.299 * r - 0.114 * b) / 0.587;
+    const [red, green, blue] = [r, g, b].map((v) => Math.round(clip(v, 0, 255)));
+    return (255 << 24) | (blue << 16) | (green << 8) | red;
+  };
+
   const draw = () => {
     const { item, slice } = state;
     for (const panel of state.panels) {
@@ -69,7 +75,10 @@
       const origin = row * item.height * stride + column * item.width;
       const pixels = new Uint32Array(item.width * item.height), table = lookup(panel.image);
       for (let y = 0; y < item.height; y++) {
-        for (let x = 0; x < item.width; x++) pixels[y * item.width + x] = table[bytes[origin + y * stride + x]];
+        for (let x = 0; x < item.width; x++) {
+          const at = origin + y * stride + x, gray = table[bytes[at]];
+          pixels[y * item.width + x] = panel.chroma ? recolour(gray & 255, panel.chroma.bytes[at], panel.chroma.second[at]) : gray;
+        }
       }
       panel.context.putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), item.width, item.height), 0, 0);
     }
@@ -191,11 +200,14 @@
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `${spec.title}, ${spec.role}, case ${item.name}`);
       item.markers.forEach((text, i) => make(stage, "span", "mark " + "lrtb"[i], text));
-      const panel = { title: spec.title, image, stage, canvas, context: canvas.getContext("2d"), cross: make(stage, "span", "cross"), sprite: null };
+      const panel = { title: spec.title, image, stage, canvas, context: canvas.getContext("2d"), cross: make(stage, "span", "cross"), sprite: null, chroma: null };
       interact(panel);
       return panel;
     });
-    await Promise.all(state.panels.map(async (panel) => { panel.sprite = await decode(panel.image.src); }));
+    await Promise.all(state.panels.map(async (panel) => {
+      if (panel.image.chroma) panel.chroma = await decode(item.images[panel.image.chroma].src, true);
+      panel.sprite = await decode(panel.image.src);
+    }));
     if (request !== state.request) return;
     goTo(slice);
     document.documentElement.dataset.viewer = "ready";
