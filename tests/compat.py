@@ -69,10 +69,12 @@ def copy_tests() -> Path:
     would make the tests' own folder the package `ivan_fast` otherwise."""
     suite = WORK / "suite"
     shutil.rmtree(suite, ignore_errors=True)
-    shutil.copytree(REPO / "tests" / "ivan_fast", suite / "tests" / "ivan_fast")
+    for name in ("ivan_fast", "cuda_emulation"):  # the latter holds helpers of the former
+        shutil.copytree(REPO / "tests" / name, suite / "tests" / name)
     shutil.copy(REPO / "tests" / "conftest.py", suite / "tests")
     (suite / "pytest.ini").write_text(
-        "[pytest]\naddopts = --import-mode=importlib -p no:cacheprovider\npythonpath = tests/ivan_fast\n"
+        "[pytest]\naddopts = --import-mode=importlib -p no:cacheprovider\n"
+        "pythonpath = tests/ivan_fast tests/cuda_emulation\n"
         "markers =\n    gpu: needs CUDA\n    slow: slow\n    data: data\n    timeout: of pytest-timeout\n"
     )
     return suite

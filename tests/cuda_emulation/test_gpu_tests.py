@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from dense_block_case import MIB, Case, run_nets, run_walk
 from torch import Tensor
 
 Tensors = Sequence[Tensor]
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("IVAN_CUDA_EMULATION") == "asan", reason="these load the plain kernels: once is enough"
+)
 
 
 class EmulatedOps:
