@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -88,17 +89,40 @@ def test_short_form(tiny_data: Path, tmp_path: Path, tiny_options: list[str]) ->
     assert {row["direction"] for row in rows} == {"forward", "inverse"}
 
 
-def test_short_form_with_a_public_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
+def public_weights(folder: Path) -> Path:
+    """A checkpoint as the public code writes it."""
     import torch
 
     from ivan import IVAN
     from ivan.official import official_state_dict
 
-    torch.save(official_state_dict(IVAN(blocks=2, growth=8)), tmp_path / "latest.pth")  # tells its shape
-    weights = tmp_path / "latest.pth"
+    torch.save(official_state_dict(IVAN(blocks=2, growth=8)), folder / "latest.pth")  # tells its shape
+    return folder / "latest.pth"
+
+
+def test_short_form_with_a_public_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
+    weights = public_weights(tmp_path)
     line = f"test --task 1to1 --data {tiny_data} --from T1 --to T2 --out_path {tmp_path} --ckpt {weights}"
     assert ivan([*line.split(), "--quiet"]) == 0
     assert (tmp_path / "1to1" / "test" / "inverse" / "T1" / "sub-00.nii.gz").exists()
+
+
+def test_short_form_leaves_out_a_damaged_case(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, weights = tmp_path / "data", public_weights(tmp_path)
+    shutil.copytree(tiny_data, data)
+    (data / "T2" / "sub-00.nii.gz").write_bytes(b"not an image")
+    line = f"test --task 1to1 --data {data} --from T1 --to T2 --out_path {tmp_path} --ckpt {weights} --quiet"
+    assert ivan(line.split()) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "1 of" in said
+    assert "the others are written and measured" in said
+    assert "sub-00.nii.gz" in said
+    rows = json.loads((tmp_path / "1to1" / "test" / "metrics.json").read_text())["cases"]
+    assert {"sub-01"} <= {row["case"] for row in rows}
+    assert "sub-00" not in {row["case"] for row in rows}
+    assert "sub-00 left out" in (tmp_path / "1to1" / "test" / "report.html").read_text()
 
 
 def test_short_form_mapping() -> None:

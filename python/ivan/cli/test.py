@@ -67,7 +67,7 @@ def run_test(
     from ivan.evaluation import write
     from ivan.evaluation.measure import ranges_of
     from ivan.evaluation.run import evaluate_cases
-    from ivan.inference import find, predictor_of, synthesize_case
+    from ivan.inference import LeftOut, find, predictor_of, synthesize_case
 
     run = Path(settings["out"])
     predictor = predictor_of(run, Path(ckpt) if ckpt else None, settings, device)
@@ -84,18 +84,26 @@ def run_test(
         roots = dict(zip((*config.sources, *config.targets), roots.values(), strict=False))
     cases = find((*config.sources, *config.targets), data, roots)
     folder = run / "test"
+    left_out, usable = LeftOut(len(cases)), []
     for case in cases:
-        for inverse in (False, True):
-            _, paths = synthesize_case(
-                predictor, case, folder / ("inverse" if inverse else "forward"), inverse=inverse
-            )
-            if not quiet:
-                for path in paths:
-                    typer.echo(f"wrote {path}")
-    result = evaluate_cases(predictor, ranges_of(cases, "", None))
+        try:
+            for inverse in (False, True):
+                to = folder / ("inverse" if inverse else "forward")
+                _, paths = synthesize_case(predictor, case, to, inverse=inverse)
+                if not quiet:
+                    for path in paths:
+                        typer.echo(f"wrote {path}")
+        except InputError as error:  # one bad file must not cost the other cases
+            left_out.add(case.name, error)
+            continue
+        left_out.done()
+        usable.append(case)
+    failed = left_out.summary("written and measured")
+    result = evaluate_cases(predictor, ranges_of(usable, "", None))
+    result.warnings = [*left_out.lines, *result.warnings]
     written = write(result, folder, run if (run / "config.json").exists() else None)
     if not quiet:
         show(result)
         typer.echo(f"wrote {', '.join(map(str, written))}")
-    if result.left_out:
-        raise result.left_out
+    if failed := failed or result.left_out:
+        raise failed
