@@ -206,6 +206,19 @@ def test_big_cases_are_thinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "the first 2 of 3 cases" in out.read_text(encoding="utf-8")
 
 
+def test_the_budget_counts_what_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single slices cost one slice, and black borders nothing."""
+    monkeypatch.setattr("ivan.report.write.PIXEL_BUDGET", 40 * 40 * 3 * 3)
+    single = big_cases((40, 40, 1))
+    assert len(payload(write_report(tmp_path / "single.html", title="2D", cases=single))["cases"]) == 3
+    volume = np.zeros((40, 40, 30), np.float32)
+    volume[15:25, 15:29] = 1  # drawn with a margin of 3: 16 x 20
+    case = CaseResult("small head", {"T1": volume}, [Synthesis("T2", volume, ("T1",))])
+    (shown,) = payload(write_report(tmp_path / "head.html", title="head", cases=[case]))["cases"]
+    assert (shown["width"], shown["height"]) == (16, 20)
+    assert len(shown["slices"]) == 40 * 40 * 3 * 3 // (16 * 20 * 3)
+
+
 @pytest.mark.slow
 def test_pure_noise_stays_below_the_promised_size(tmp_path: Path) -> None:
     out = write_report(tmp_path / "report.html", title="big", cases=big_cases((256, 256, 200)))

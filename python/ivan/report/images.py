@@ -101,6 +101,21 @@ def chosen_slices(case: CaseResult, limit: int) -> np.ndarray:
     return indices
 
 
+def drawn_pixels(case: CaseResult) -> int:
+    """Pixels of one slice of a case in the page: cropped to the foreground, all its sheets together.
+
+    Raises:
+        InputError: as `case_payload`.
+    """
+    _check(case)
+    images = [*case.images.values(), *(s.reference for s in case.syntheses if s.reference is not None)]
+    axis = _PLANES[case.plane][0] if case.oriented else 2
+    flat = np.stack([np.nan_to_num(image).max(axis=axis) for image in images])
+    top, bottom, left, right = _crop([flat])
+    sheets = len(case.images) + sum(2 if s.reference is None else 3 for s in case.syntheses)
+    return max(1, (bottom - top) * (right - left)) * (sheets + (0 if case.chroma is None else 2))
+
+
 def _check(case: CaseResult) -> None:
     if case.plane not in _PLANES:
         raise InputError(f"case {case.name}: plane is {case.plane!r}, expected one of {', '.join(_PLANES)}")

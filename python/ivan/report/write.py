@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -13,7 +14,7 @@ from typing import Any
 
 from .content import CaseResult, MetricTable
 from .curves import charts
-from .images import case_payload
+from .images import case_payload, chosen_slices, drawn_pixels
 from .tables import alert, facts, headline, metric_section
 
 # Pixels of all sprite sheets together: about 11 MB as base64 of PNG at the noise of MR images.
@@ -50,28 +51,33 @@ def _viewer_payload(
     cases: Sequence[CaseResult], simulated: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
     """Cases for the viewer within the pixel budget, and a sentence about what was left out."""
-    costs = []  # pixels that one slice of each case takes, all its panels together
-    for case in cases:
-        sheets = len(case.images) + sum(2 if s.reference is None else 3 for s in case.syntheses)
-        sheets += 0 if case.chroma is None else 2
-        voxels = next(iter(case.images.values()), None)
-        axis_free = 0 if voxels is None else voxels.size / max(1, min(voxels.shape))
-        costs.append(max(1.0, axis_free * sheets))
-    kept = 0
-    spent = 0.0
-    for cost in costs:
-        spent += cost * _FEWEST_SLICES
+    costs = [drawn_pixels(case) for case in cases]
+    counts = [len(chosen_slices(case, sys.maxsize)) for case in cases]
+    kept, spent = 0, 0
+    for cost, count in zip(costs, counts, strict=True):
+        spent += cost * min(count, _FEWEST_SLICES)
         if kept and spent > PIXEL_BUDGET:
             break
         kept += 1
-    limit = max(_FEWEST_SLICES, int(PIXEL_BUDGET / sum(costs[:kept]))) if kept else 0
+    limit = _most_slices(costs[:kept], counts[:kept])
     payloads = [case_payload(case, limit, simulated) for case in cases[:kept]]
     left_out = []
     if kept < len(cases):
         left_out.append(f"The viewer shows the first {kept} of {len(cases)} cases to keep this file small.")
-    if any(len(p["slices"]) == limit for p in payloads):
+    if any(count > limit for count in counts[:kept]):
         left_out.append(f"At most {limit} slices of a case are shown, evenly spread.")
     return payloads, " ".join(left_out)
+
+
+def _most_slices(costs: Sequence[int], counts: Sequence[int]) -> int:
+    """How many slices of each case fit the budget, where case i has `counts[i]` of `costs[i]` pixels."""
+    limit = max(counts, default=0)
+    while (
+        limit > _FEWEST_SLICES
+        and sum(cost * min(count, limit) for cost, count in zip(costs, counts, strict=True)) > PIXEL_BUDGET
+    ):
+        limit -= 1
+    return limit
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
