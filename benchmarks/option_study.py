@@ -79,7 +79,7 @@ STUDIES = {"patient07": PATIENT07, "sri24": EXPERIMENTS["sri24"]}
 
 
 def settings_of(name: str, shape: dict[str, Any]) -> dict[str, Any]:
-    """What `ivan.fit` is given for one option; factors of the shape become numbers."""
+    """What `ivan.fit` is given for one option beside `shape`, whose factors become numbers."""
     change = dict(OPTIONS[name])
     for key in SHAPE:
         if key in change:
@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None, more: dict[str, Any] | None = None)
     experiment = STUDIES[args.study]
     if not (args.out / "data" / "split.json").exists():
         prepare(experiment, Path(os.environ.get("IVAN_SHARED", REPO.parent / "shared")), args.out / "data")
-    shape = {"blocks": args.blocks, "growth": args.growth, **(more or {})}
+    shape = {"blocks": args.blocks, "growth": args.growth, "threads": args.threads, **(more or {})}
     protocol = {"study": args.study, "steps": args.steps, **{key: shape[key] for key in SHAPE}}
     path = args.results or args.out / "results.json"
     for seed in seeds:
@@ -198,8 +198,7 @@ def main(arguments: list[str] | None = None, more: dict[str, Any] | None = None)
             record = kept(path, protocol)
             if any(run["option"] == name and run["seed"] == seed for run in record["runs"]):
                 continue
-            settings = {**settings_of(name, shape), "threads": args.threads, **(more or {})}
-            run = run_once(experiment, name, seed, args.steps, args.out, settings)
+            run = run_once(experiment, name, seed, args.steps, args.out, settings_of(name, shape))
             run |= {"commit": code, "machine": machine}
             record = kept(path, protocol)  # another process may have added to it
             record["runs"].append(run)

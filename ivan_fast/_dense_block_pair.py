@@ -50,7 +50,7 @@ def dense_block_pair(
             :func:`dense_block`.
     """
     lists = (weights_g, biases_g, weights_h, biases_h)
-    return _call(_NAMES[0], (x,), lists, negative_slope, compute)
+    return _call("dense_block_pair", (x,), lists, negative_slope, compute)
 
 
 def dense_block_pair_backward(
@@ -70,7 +70,7 @@ def dense_block_pair_backward(
         ``(grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``.
     """
     lists = (weights_g, biases_g, weights_h, biases_h)
-    return _call(_NAMES[1], (grad_g, grad_h, x), lists, negative_slope, compute)
+    return _call("dense_block_pair_backward", (grad_g, grad_h, x), lists, negative_slope, compute)
 
 
 def dense_block_pair_coupling_backward(
@@ -98,7 +98,8 @@ def dense_block_pair_coupling_backward(
         the sum of what comes through g and through h.
     """
     lists = (weights_g, biases_g, weights_h, biases_h)
-    return _call(_NAMES[2], (y2, grad_y2, x), lists, clamp, negative_slope, compute)
+    tensors = (y2, grad_y2, x)
+    return _call("dense_block_pair_coupling_backward", tensors, lists, clamp, negative_slope, compute)
 
 
 def dense_block_pair_coupling_inverse_backward(
@@ -119,7 +120,8 @@ def dense_block_pair_coupling_inverse_backward(
         ``(y2, grad_y2, grad_x, grad_weights_g, grad_biases_g, grad_weights_h, grad_biases_h)``.
     """
     lists = (weights_g, biases_g, weights_h, biases_h)
-    return _call(_NAMES[3], (x2, grad_x2, x), lists, clamp, negative_slope, compute)
+    tensors = (x2, grad_x2, x)
+    return _call("dense_block_pair_coupling_inverse_backward", tensors, lists, clamp, negative_slope, compute)
 
 
 # --- the ops beyond their kernels ---

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ivan.errors import InputError
 from ivan_fast.modules import AffineCoupling, DenseBlock, InvertibleBlock, InvertibleConv1x1
+from ivan_fast.modules.backend import autocast_enabled
 from ivan_fast.modules.conv1x1 import STARTS
 from ivan_fast.reversible import ReversibleSequential
 
@@ -146,7 +147,7 @@ class IVAN(nn.Module):
             )
         like = next(self.parameters())
         # Autocast may hand over half precision, which the chain widens: the state is always full precision.
-        widened = x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled(x.device.type)
+        widened = x.dtype in (torch.bfloat16, torch.float16) and autocast_enabled(x)
         if (x.dtype != like.dtype and not widened) or x.device != like.device:
             raise InputError(
                 f"IVAN: state is {x.dtype} on {x.device}, expected {like.dtype} on {like.device} as the "
