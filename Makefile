@@ -89,9 +89,9 @@ reproduce: $(STAMPS)/install
 	rm -rf runs/reproduce
 	$(BIN)/python benchmarks/reproduce.py --out runs/reproduce $(REPRODUCE_ARGS)
 
-# Two processes share the tests: most of them wait for one thread or for a process of their own.
+# Three processes share the tests, on two cores too: most of them wait for one thread or for a process of their own.
 test: $(STAMPS)/install $(STAMPS)/rivals
-	$(BIN)/pytest -q -m "not gpu" -n $(or $(TEST_JOBS),2) --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -q -m "not gpu" -n $(or $(TEST_JOBS),3) --dist loadgroup $(PYTEST_ARGS)
 
 # Everything about this machine's GPU within ten minutes, the build included: tests, accuracy, sanitizer, times; results
 # go to benchmarks/results/. Needs no network where torch, numpy, cmake, ninja, pybind11 and pytest are there.
