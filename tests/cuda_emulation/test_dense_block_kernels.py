@@ -102,8 +102,10 @@ def test_the_shapes_lead_to_several_strips_and_bands():
 @pytest.mark.parametrize(("compute", "fused"), [("strict", False), ("bf16", False), ("bf16", True)])
 def test_tiles_of_several_images(emulator, compute, fused, limit):
     """Both nets, both walks, over tiles and what lies around them: as over one tile."""
-    if (emulator.variant, compute, limit) == ("race", "strict", 1):
-        pytest.skip("half a minute, and the same kernels as with the other workspace")
+    if emulator.variant == "race" and compute == "strict":
+        pytest.skip("a minute; other tests check the same kernels for races, on one tile")
+    if emulator.variant == "asan" and limit > 1:
+        pytest.skip("the smallest tiles have more borders, and the same kernels")
     shape = (3, 2, 2, 8, 3, 18, 20)
     pair = make_pair(*shape)
     whole = run_nets(emulator, pair, compute)

@@ -135,6 +135,8 @@ def test_exact_arithmetic(emulated: EmulatedOps, test: Callable[..., None], shap
 @pytest.mark.parametrize("compute", on_a_gpu.ROUNDED)
 def test_rounded_operands(emulated: EmulatedOps, shape: tuple[int, ...], compute: str) -> None:
     """Layer-wise; test_dense_block_kernels.py holds the fused kernel to the same bits."""
+    if shape[-1] == 80 and compute != "fp16":
+        pytest.skip("20 s each: one of them, and the smaller shapes, speak for all")
     on_a_gpu.test_rounded_operands(shape, compute, "layerwise")
 
 
