@@ -39,29 +39,17 @@ def decompose(
             cannot be used, the others are written. RunError: cannot be written.
     """
     from ivan.data import find_cases
-    from ivan.inference import LeftOut, progress_over, set_threads
+    from ivan.inference import results_folder, set_threads, write_each
 
     data, out = Path(data), results_folder(out)
     set_threads(threads)
     predictor = fusion_predictor(run, checkpoint, device, pixels)
     digest = states.weights_digest(predictor.model)
-    written: list[Path] = []
-    cases = find_cases(data, [FUSED])
-    left_out = LeftOut(len(cases))
-    with progress_over(cases, "decomposing", progress) as (items, say):
-        for case in items:
-            try:
-                paths = _decompose_case(predictor, case, data, out, digest)
-            except InputError as error:  # one bad file must not cost the cases after it
-                left_out.add(case.name, error)
-                continue
-            left_out.done()
-            written += paths
-            for path in paths:
-                say(f"wrote {path}")
-    if failure := left_out.summary("written"):
-        raise failure
-    return written
+
+    def write(case: Case) -> list[Path]:
+        return _decompose_case(predictor, case, data, out, digest)
+
+    return write_each(find_cases(data, [FUSED]), "decomposing", progress, write)
 
 
 def _decompose_case(predictor: Predictor, case: Case, data: Path, out: Path, digest: str) -> list[Path]:
@@ -87,15 +75,6 @@ def _decompose_case(predictor: Predictor, case: Case, data: Path, out: Path, dig
             path = out / method.split(",")[0] / name / f"{case.name}{output_suffix(fused)}"
             written.append(write_volume(path, _to_volume(values, plane), image))
     return written
-
-
-def results_folder(out: str | Path) -> Path:
-    """The folder for results. Raises InputError where none is given or it is a file."""
-    if not str(out):
-        raise InputError("--out: no folder given for the results")
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
-    return Path(out)
 
 
 def fusion_predictor(run: str | Path, checkpoint: str, device: str, pixels: int) -> Predictor:

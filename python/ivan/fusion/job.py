@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ivan.errors import InputError
 from ivan.fusion import state as states
-from ivan.fusion.decomposition import decompositions, fusion_predictor, published, results_folder
+from ivan.fusion.decomposition import decompositions, fusion_predictor, published
 from ivan.fusion.fuser import METHODS, Fuser, protocol, write_results
 from ivan.fusion.measure import (
     OURS,
@@ -73,7 +73,15 @@ def fuse(
     """
     from ivan.data import write_volume
     from ivan.evaluation.measure import VIEWED_CASES
-    from ivan.inference import LeftOut, find, output_suffix, progress_over, set_threads, warn
+    from ivan.inference import (
+        LeftOut,
+        find,
+        output_suffix,
+        progress_over,
+        results_folder,
+        set_threads,
+        warn,
+    )
 
     out = results_folder(out)
     set_threads(threads)

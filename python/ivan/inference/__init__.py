@@ -1,6 +1,14 @@
 """Inference: load a run, predict slices in either direction, write the images of new cases."""
 
-from ivan.inference.common import LeftOut, find, progress_over, set_threads, warn
+from ivan.inference.common import (
+    LeftOut,
+    find,
+    progress_over,
+    results_folder,
+    set_threads,
+    warn,
+    write_each,
+)
 from ivan.inference.loading import load_predictor, load_run, predictor_of, read_scales
 from ivan.inference.predictor import DEFAULT_PIXELS, Predictor
 from ivan.inference.synthesis import output_suffix, synthesize, synthesize_case
@@ -16,8 +24,10 @@ __all__ = [
     "predictor_of",
     "progress_over",
     "read_scales",
+    "results_folder",
     "set_threads",
     "synthesize",
     "synthesize_case",
     "warn",
+    "write_each",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,43 @@ class LeftOut:
             f"{failed} of {self.total} cases could not be used, the others are {done}; the first: "
             f"{self._first}"
         )
+
+
+def write_each(
+    cases: Sequence[Case], what: str, show: bool, write: Callable[[Case], list[Path]]
+) -> list[Path]:
+    """The files that `write` makes of every case, each told as it is written.
+
+    Raises:
+        InputError: cases that cannot be used, once the others are written.
+    """
+    written: list[Path] = []
+    left_out = LeftOut(len(cases))
+    with progress_over(cases, what, show) as (items, say):
+        for case in items:
+            started = time.perf_counter()
+            try:
+                paths = write(case)
+            except InputError as error:  # one bad file must not cost the cases after it
+                left_out.add(case.name, error)
+                continue
+            left_out.done()
+            seconds = time.perf_counter() - started
+            written += paths
+            for path in paths:
+                say(f"wrote {path} ({seconds:.1f} s)")
+    if failure := left_out.summary("written"):
+        raise failure
+    return written
+
+
+def results_folder(out: str | Path) -> Path:
+    """The folder for results. Raises InputError where none is given or it is a file."""
+    if not str(out):
+        raise InputError("--out: no folder given for the results")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
+    return Path(out)
 
 
 def set_threads(threads: int) -> None:

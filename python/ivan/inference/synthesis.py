@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
-from ivan.inference.common import LeftOut, find, progress_over, set_threads, warn
+from ivan.inference.common import find, results_folder, set_threads, warn, write_each
 from ivan.inference.loading import load_predictor
 from ivan.inference.predictor import DEFAULT_PIXELS, Predictor
 from ivan.suspicion import clipping_lines
@@ -58,10 +57,7 @@ def synthesize(
     from ivan.data.writing import remove_leftovers
     from ivan.uncertainty import check_spare_channels
 
-    if not str(out):
-        raise InputError("--out: no folder given for the results")
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"{out}: is a file, expected a folder for the results; choose another --out")
+    out = results_folder(out)
     if pixels < 1:
         raise InputError(f"--pixels: {pixels} given, must be at least 1")
     set_threads(threads)
@@ -74,27 +70,12 @@ def synthesize(
         check_spare_channels(predictor, inverse)
     cases = find(predictor.modalities(inverse)[0], data, roots)
     for name in predictor.modalities(inverse)[1]:
-        remove_leftovers(Path(out) / name)
-    written: list[Path] = []
-    left_out = LeftOut(len(cases))
-    with progress_over(cases, "synthesising", progress) as (items, say):
-        for case in items:
-            started = time.perf_counter()
-            try:
-                _, paths = synthesize_case(
-                    predictor, case, Path(out), inverse=inverse, uncertainty=uncertainty
-                )
-            except InputError as error:  # one bad file must not cost the cases after it
-                left_out.add(case.name, error)
-                continue
-            left_out.done()
-            seconds = time.perf_counter() - started
-            written += paths
-            for path in paths:
-                say(f"wrote {path} ({seconds:.1f} s)")
-    if failure := left_out.summary("written"):
-        raise failure
-    return written
+        remove_leftovers(out / name)
+
+    def write(case: Case) -> list[Path]:
+        return synthesize_case(predictor, case, out, inverse=inverse, uncertainty=uncertainty)[1]
+
+    return write_each(cases, "synthesising", progress, write)
 
 
 def synthesize_case(
