@@ -98,8 +98,12 @@ def figure(runs: list[dict[str, Any]], path: Path) -> None:
 
     rows = summarise(runs)
     panels = list(dict.fromkeys((row["direction"], row["target"]) for row in rows))
-    fig, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), squeeze=False)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    fig, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 3.4 * lines), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, panel in zip(axes.flat, panels, strict=False):
         own = [row for row in rows if (row["direction"], row["target"]) == panel]
         own.sort(key=lambda row: row["figures"]["psnr"][0])
         means, spreads = zip(*(row["figures"]["psnr"] for row in own), strict=True)
