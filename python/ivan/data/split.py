@@ -161,7 +161,8 @@ def _range(path: Path, part: str, entry: Any, named: dict[str, Case]) -> CaseRan
     if name not in named:
         known = ", ".join(sorted(named)[:8]) + (", ..." if len(named) > 8 else "")
         raise InputError(
-            f"{path}: \"{part}\" names case '{name}', which the data does not have; it has {known}"
+            f"{path}: \"{part}\" names case '{name}', which the data does not have with every "
+            f"modality asked for; it has {known}"
         )
     good = isinstance(slices, list) and len(slices) == 2 and _is_index(slices[0])
     good = good and (slices[1] is None or (_is_index(slices[1]) and slices[0] < slices[1]))

@@ -78,7 +78,10 @@ def entry(start, stop, case="sub-01_ses-1"):
         ({"train": []}, "holds train, expected the lists"),
         ({"training": [], "validation": []}, '"training" is empty'),
         ({"training": "sub-01_ses-1"}, "of type str, expected a list"),
-        ({"training": ["sub-99"]}, "names case 'sub-99', which the data does not have; it has sub-00_ses-1"),
+        (
+            {"training": ["sub-99"]},
+            "names case 'sub-99', which the data does not have with every modality asked for; it has sub-00_ses-1",
+        ),
         ({"training": [7]}, "entry 7 in"),
         ({"training": [{"name": "x"}]}, "entry {'name': 'x'} in"),
         ({"training": [entry(5, 5)]}, "0 <= start < stop"),
