@@ -80,7 +80,7 @@ def entry(start, stop, case="sub-01_ses-1"):
         ({"training": "sub-01_ses-1"}, "of type str, expected a list"),
         (
             {"training": ["sub-99"]},
-            "names case 'sub-99', which the data does not have with every modality asked for; it has sub-00_ses-1",
+            "case 'sub-99', which the data does not have with every modality asked for; it has sub-00_ses-1",
         ),
         ({"training": [7]}, "entry 7 in"),
         ({"training": [{"name": "x"}]}, "entry {'name': 'x'} in"),
