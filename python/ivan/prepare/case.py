@@ -21,7 +21,7 @@ from ivan.prepare.overlay import overlay_png
 from ivan.prepare.register import register
 from ivan.prepare.series import Stack, build_volume
 
-_FORM = 1  # raise it whenever a case would be made differently
+_FORM = 2  # raise it whenever a case would be made differently
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,11 @@ def prepare_case(case: RawCase, out: Path, settings: Settings, signed: str) -> d
                 "--register, or correct their headers"
             )
         images[name] = resample(target, volume)
+        if name != first and images[name].min() == images[name].max():
+            raise InputError(
+                f"{volume.path}: nothing of it is left on the grid of {volumes[first].path}; use --register, "
+                "or correct their headers (place, voxel sizes, units)"
+            )
         if name != first:
             match = compare(images[first], images[name], _inside(target, volume), target.voxel_size)
             matches[name] = record(match, name, first)

@@ -14,8 +14,9 @@ CELL = 3.0  # mm: the check looks at volumes thinned to about this
 REACH = 5  # cells in every direction: displacements of up to 15 mm are found
 BINS = 32
 # Where to warn. A pair off by two voxels of 3 mm loses several dB; outlines of whole heads overlap by 0.9,
-# those of a head and of a brain without skull by 0.6.
-MOST_SHIFT, LEAST_OUTLINE, LEAST_COVER = 4.5, 0.5, 0.6
+# those of a head and of a brain without skull by 0.6. What the other does not cover is filled with air, which
+# a network would learn.
+MOST_SHIFT, LEAST_OUTLINE, LEAST_COVER = 4.5, 0.5, 0.9
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Match:
         pair = f"{other} on {reference}"
         lines = []
         if self.cover < LEAST_COVER:
-            lines.append(f"{pair}: covers only {100 * self.cover:.0f} % of the {reference} foreground")
+            lines.append(
+                f"{pair}: covers only {100 * self.cover:.0f} % of the {reference} foreground, the rest is "
+                f"filled with air; try --reference {other}"
+            )
         if self.outline < LEAST_OUTLINE:
             lines.append(
                 f"{pair}: their outlines overlap by {self.outline:.2f} (Dice), expected at least "
