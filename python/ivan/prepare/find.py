@@ -72,6 +72,8 @@ def find_raw(
 ) -> Found:
     """Find the cases below `root` that have the reference modality and at least one other.
 
+    Where `modalities` names a single one, it is enough: new patients, whose other modality is to be made.
+
     Args:
         root: folder with DICOM series, NIfTI files in the layouts of `ivan.data.find_cases`, or both.
         modalities: those to take; empty: all that can be told.
@@ -106,6 +108,7 @@ def find_raw(
     ordered = list(modalities) or sorted(present)
     first = reference or (modalities[0] if modalities else "T1" if "T1" in present else ordered[0])
     found.modalities = [first, *(name for name in ordered if name != first)]
+    needed = min(2, len(found.modalities)) if modalities else 2
     names: set[str] = set()
     for case in sorted(cases, key=lambda case: _natural(case.name)):
         if case.name in names:
@@ -114,7 +117,7 @@ def find_raw(
             )
         names.add(case.name)
         images = {name: case.images[name] for name in found.modalities if name in case.images}
-        if first not in images or len(images) < 2:
+        if first not in images or len(images) < needed:
             lacks = f"no {first}" if first not in images else f"only {first}"
             found.skipped.append(f"{case.name}: {lacks}, so there is nothing to pair; left out")
             continue
@@ -122,7 +125,8 @@ def find_raw(
     if not found.cases:
         raise InputError(
             f"{root}: no case has {first} and another modality ({'; '.join(found.skipped[-4:])}); "
-            "check --modality, --reference and --map"
+            "check --modality, --reference and --map; patients with one modality are taken where one "
+            "--modality is given"
         )
     return found
 

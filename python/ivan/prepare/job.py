@@ -51,7 +51,8 @@ def prepare(
     Args:
         raw: folder of DICOM series, NIfTI files or a BIDS data set; it is only read.
         out: folder for the results: new, empty, or that of an earlier call.
-        modalities: those to take, the reference first; empty: all that can be told.
+        modalities: those to take, the reference first; empty: all that can be told. A single one is taken
+            alone: new patients, for `ivan synthesize`.
         reference: the modality whose grid all get; empty: the first of `modalities`, else T1.
         rules: `PATTERN=NAME` texts that name DICOM series by description or folder.
         spacing: "1" or "1x1x2" mm; empty: the reference's own.
@@ -249,8 +250,11 @@ class _Progress:
         data = shlex.quote(str(out / "dataset.json"))
         source = records[0]["reference"]
         most = Counter(name for record in records for name in record["bytes"] if name != source)
-        target = most.most_common(1)[0][0]
-        self._say(f"train with: ivan train --data {data} --from {source} --to {target} --out RUN")
+        if most:
+            target = most.most_common(1)[0][0]
+            self._say(f"train with: ivan train --data {data} --from {source} --to {target} --out RUN")
+        else:
+            self._say(f"synthesise with: ivan synthesize --run RUN --data {data} --out OUT")
 
     def _say(self, line: str) -> None:
         if self.console:

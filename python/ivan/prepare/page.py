@@ -94,10 +94,10 @@ def _row(anchor: str, part: str, record: Mapping[str, Any]) -> str:
     """A line of the table. `anchor` leads to the case's picture: a name may hold what no address can."""
     matches, motions = record["match"].values(), record["registration"].values()
     numbers = (
-        (100 * min(match["cover"] for match in matches), ".0f"),
-        (min(match["outline"] for match in matches), ".2f"),
-        (min(match["similarity"] for match in matches), ".2f"),
-        (max(match["shift"] for match in matches), ".1f"),
+        (min((100 * match["cover"] for match in matches), default=None), ".0f"),
+        (min((match["outline"] for match in matches), default=None), ".2f"),
+        (min((match["similarity"] for match in matches), default=None), ".2f"),
+        (max((match["shift"] for match in matches), default=None), ".1f"),
         (max((motion["shift_mm"] for motion in motions), default=None), ".1f"),
         (len(record["warnings"]), "d"),
     )

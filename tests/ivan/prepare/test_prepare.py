@@ -128,6 +128,23 @@ def test_training_takes_the_dataset(
     assert all(case["in_training"] for case in cases)
 
 
+def test_new_patients_with_the_source_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_run: Path
+) -> None:
+    """Raw DICOM of a patient whose T2 is to be made: nothing to pair, and no reason to refuse it."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_series(raw / "new" / "t1", "T1", patient="new", **SMALL)
+    write_series(raw / "two" / "t1", "T1", patient="two", study="1.9", **SMALL)
+    assert ivan(["prepare", str(raw), "--out", str(out)]) == 2
+    assert "patients with one modality are taken where one --modality is given" in capsys.readouterr().err
+    assert ivan(["prepare", str(raw), "--out", str(out), "--modality", "T1"]) == 0
+    assert "synthesise with: ivan synthesize" in capsys.readouterr().out
+    assert "&ndash;" in (out / "quality.html").read_text()
+    command = ["synthesize", "--run", str(tiny_run), "--data", str(out / "dataset.json"), "--quiet"]
+    assert ivan([*command, "--out", str(tmp_path / "made")]) == 0
+    assert sorted(p.name for p in (tmp_path / "made" / "T2").iterdir()) == ["new.nii.gz", "two.nii.gz"]
+
+
 def test_page_has_one_overlay_a_case_and_names_what_was_left_out(prepared: tuple[Path, Path]) -> None:
     text = (prepared[1] / "quality.html").read_text()
     assert text.count('<img class="overlay"') == 3
