@@ -2,81 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import NEEDS_CHROMIUM, browse, drive
 
 from ivan.report import CaseResult, Column, MetricRow, MetricTable, Synthesis, write_report
 from ivan.report.images import display_slices
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium on this machine: the report's page was NOT tried"
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--force-prefers-reduced-motion",  # no smooth scrolling, which virtual time may not wait for
-    "--virtual-time-budget=5000",
-]
-DONE = "TEST-RESULT"
-
-
-def browse(url: str, profile: Path, *flags: str) -> tuple[str, list[str]]:
-    """(DOM or other output, console messages and page errors)."""
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", *flags, url]
-    done = subprocess.run(command, capture_output=True, timeout=120, text=True, check=True)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
-def drive(page: Path, folder: Path, steps: str, fragment: str = "", *flags: str) -> dict:
-    """Run JavaScript `steps` in a copy of the page once the viewer is ready and return its `result`."""
-    script = f"""<script>
-    (async () => {{
-      const $ = (id) => document.getElementById(id), result = {{}};
-      const tick = () => new Promise((done) => setTimeout(done, 60));
-      for (let i = 0; i < 50 && document.documentElement.dataset.viewer !== "ready"; i++) await tick();
-      const canvases = () => [...document.querySelectorAll("#v-panels canvas")];
-      const rgba = (canvas) => {{
-        const copy = document.createElement("canvas");
-        copy.width = canvas.width; copy.height = canvas.height;
-        const context = copy.getContext("2d", {{ willReadFrequently: true }});
-        context.drawImage(canvas, 0, 0);
-        return [...context.getImageData(0, 0, copy.width, copy.height).data];
-      }};
-      const sum = (canvas) => rgba(canvas).reduce((a, v, i) => (i % 4 < 3 ? a + v : a), 0);
-      const sums = () => canvases().map(sum);
-      const slide = async (id, value) => {{
-        $(id).value = value; $(id).dispatchEvent(new Event("input")); await tick();
-      }};
-      const key = async (name) => {{
-        const press = new KeyboardEvent("keydown", {{ key: name, bubbles: true }});
-        document.querySelector(".viewer").dispatchEvent(press);
-        await tick();
-      }};
-      {steps}
-      document.title = {json.dumps(DONE)} + JSON.stringify(result);
-    }})();</script></body>"""
-    copy = folder / "driven.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
-    dom, console = browse(copy.as_uri() + fragment, folder / "profile", *flags, "--dump-dom")
-    assert console == []
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL).group(1)
-    assert title.startswith(DONE), title
-    return json.loads(unescape(title)[len(DONE) :])
+pytestmark = NEEDS_CHROMIUM
 
 
 @pytest.fixture(scope="module")
@@ -310,81 +245,3 @@ def test_a_wide_table_is_printed_whole(odd_page: Path, tmp_path: Path) -> None:
         """,
     )
     assert result == {"overflow": "visible", "shown": ["v-case", "v-where"]}  # which case and slice it is
-
-
-CONTRAST = """
-    const luminance = (text) => {
-      const parts = text.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255);
-      const [r, g, b] = parts.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const ground = (node) => {
-      for (; node; node = node.parentElement) {
-        const colour = getComputedStyle(node).backgroundColor;
-        if (colour !== "rgba(0, 0, 0, 0)") return colour;
-      }
-      return "rgb(255, 255, 255)";
-    };
-    const ratio = (node, property) => {
-      const one = luminance(getComputedStyle(node)[property]), other = luminance(ground(node));
-      return (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
-    };
-    const hasText = (node) => [...node.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    const all = [...document.querySelectorAll("main *, header *, footer *")];
-    const shown = all.filter((node) => hasText(node) && node.checkVisibility());
-    const texts = shown.filter((node) => !node.closest("svg, .stage, option"));
-    result.texts = texts.length;
-    result.least = Math.min(...texts.map((node) => ratio(node, "color")));
-    const paths = [...document.querySelectorAll("#charts path")];
-    result.lines = Math.min(...paths.map((node) => ratio(node, "stroke")));
-    result.labels = Math.min(...[...document.querySelectorAll("#charts text")].map((n) => ratio(n, "fill")));
-    result.ground = luminance(ground(document.querySelector("main")));
-"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_is_readable_in_both_colour_schemes(page: Path, tmp_path: Path, scheme: str) -> None:
-    """WCAG 2.1: a contrast of 4.5 for text and of 3 for lines."""
-    chosen = f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"
-    result = drive(page, tmp_path, CONTRAST, "", chosen)
-    assert result["texts"] > 40
-    assert result["least"] >= 4.5
-    assert result["labels"] >= 4.5
-    assert result["lines"] >= 3
-    assert (result["ground"] < 0.1) == (scheme == "dark")
-
-
-@pytest.fixture(scope="module")
-def long_name_page(tmp_path_factory) -> Path:
-    t1 = np.random.default_rng(0).uniform(0, 1, (40, 48, 6)).astype(np.float32)
-    name = "very-" * 40
-    cases = [CaseResult(name, {"T1": t1}, [Synthesis("T2", t1, ("T1",), "forward", t1)])]
-    rows = [MetricRow(name, "T2", {"psnr": 30.0})]
-    return write_report(
-        tmp_path_factory.mktemp("report") / "long.html",
-        title="Long " + name,
-        cases=cases,
-        history=[{"step": s, "split": "train", "total": 1 / s} for s in range(1, 50)],
-        metrics=MetricTable([Column("psnr", "PSNR", "volume", "dB")], rows),
-        warnings=[f"{name}: a warning"],
-    )
-
-
-def test_long_names_make_no_page_wider_than_a_telephone(long_name_page: Path, tmp_path: Path) -> None:
-    steps = """
-        const box = (selector) => document.querySelector(selector).getBoundingClientRect();
-        result.window = innerWidth; result.page = document.documentElement.scrollWidth;
-        result.select = box("#v-case").right; result.viewer = box(".viewer").right;
-        const stages = [...document.querySelectorAll(".stage")];
-        const tops = stages.map((stage) => Math.round(stage.getBoundingClientRect().top));
-        result.rows = new Set(tops).size; result.panels = tops.length;
-        """
-    result = drive(long_name_page, tmp_path, steps, "", "--window-size=400,800")
-    assert result["page"] <= result["window"] <= 500  # no window of Chromium is narrower
-    assert result["select"] < result["viewer"]
-    assert result["rows"] < result["panels"]  # side by side: all are seen with their slider
-
-
-def test_one_chart_is_no_poster(page: Path, tmp_path: Path) -> None:
-    steps = 'result.size = document.querySelector("#charts svg").getBoundingClientRect().width;'
-    assert drive(page, tmp_path, steps, "", "--window-size=1300,900")["size"] < 700

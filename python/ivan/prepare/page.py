@@ -19,15 +19,16 @@ _NUMBER = ' class="number"'
 _HEADS = (  # name, below it, attributes
     ("Case", "", ""),
     ("Part", "", ""),
+    ("Warnings", "", _NUMBER),
     ("Modalities", "", ""),
     ("Voxels", "", ""),
     ("Spacing, mm", "", ""),
     ("Cover, %", "least", _NUMBER),
     ("Outline", "least Dice", _NUMBER),
     ("Similarity", "least NMI", _NUMBER),
-    ("Off by, mm", "largest", _NUMBER),
-    ("Moved by, mm", "registration", _NUMBER),
-    ("Warnings", "", _NUMBER),
+    ("Off by, mm", "most", _NUMBER),
+    ("Turned, °", "most", _NUMBER),
+    ("Moved, mm", "registration", _NUMBER),
 )
 
 
@@ -98,16 +99,17 @@ def _row(anchor: str, part: str, record: Mapping[str, Any]) -> str:
         (min((match["outline"] for match in matches), default=None), ".2f"),
         (min((match["similarity"] for match in matches), default=None), ".2f"),
         (max((match["shift"] for match in matches), default=None), ".1f"),
+        (max((match["angle"] for match in matches), default=None), ".0f"),
         (max((motion["shift_mm"] for motion in motions), default=None), ".1f"),
-        (len(record["warnings"]), "d"),
     )
     texts = (
-        part,
         ", ".join(record["bytes"]),
         "x".join(map(str, record["shape"])),
         " x ".join(f"{size:g}" for size in record["spacing"]),
     )
-    cells = f'<td><a href="#{anchor}">{escape(record["case"])}</a></td>'
+    count = len(record["warnings"])
+    cells = f'<td><a href="#{anchor}">{escape(record["case"])}</a></td><td>{escape(part)}</td>'
+    cells += f'<td class="number" data-value="{count}">{count}</td>'
     cells += "".join(f"<td>{escape(text)}</td>" for text in texts)
     for number, form in numbers:
         shown = "&ndash;" if number is None else format(number, form)

@@ -217,6 +217,22 @@ def test_check_measures_the_distance(shift: float) -> None:
     assert bool(match.warnings("T1", "T2")) == (shift > 0)
 
 
+@pytest.mark.parametrize(("axis", "degrees"), [(0, 16.0), (0, -8.0), (2, -8.0), (2, 0.0)])
+def test_check_measures_turns(axis: int, degrees: float) -> None:
+    """About x and z: about y this head is nearly round."""
+    affine = lps_to_ras(axial_affine((60, 64, 40), (3.0, 3.0, 4.0)))
+    points = grid((60, 64, 40), affine)
+    turn = np.eye(3)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    turn[i, i] = turn[j, j] = np.cos(np.radians(degrees))
+    turn[i, j] = np.sin(np.radians(degrees))
+    turn[j, i] = -turn[i, j]
+    other = head(points @ turn, "T2")
+    match = compare(head(points), other, np.ones((60, 64, 40), bool), (3.0, 3.0, 4.0))
+    assert match.angle == pytest.approx(abs(degrees), abs=4.1)
+    assert bool(match.warnings("T1", "T2")) == (degrees != 0)
+
+
 def test_no_overlap_leaves_the_case_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     affine = lps_to_ras(axial_affine((20, 22, 10), (8.0, 8.0, 12.0)))
     for name, far in (("near", 0.0), ("far", 4000.0)):
