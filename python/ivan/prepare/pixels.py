@@ -56,8 +56,10 @@ class PixelReader:
 
     def _compressed(self) -> bool:
         """Whether the file that was tried last needs a decoder."""
-        syntax = getattr(getattr(self._data, "file_meta", None), "TransferSyntaxUID", None)
-        return bool(getattr(syntax, "is_compressed", False))
+        try:
+            return bool(self._data.file_meta.TransferSyntaxUID.is_compressed)
+        except (AttributeError, ValueError):  # nothing was read, or a UID that is no transfer syntax
+            return False
 
     def _load(self, path: Path) -> None:
         import warnings

@@ -177,8 +177,10 @@ def test_hostile_names_stay_text_in_the_page(tmp_path: Path) -> None:
 def test_compressed_pixels_alone_ask_for_a_decoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("cut", "unknown", "good"):
+    for name in ("cut", "unknown", "none", "good"):
         patient(tmp_path / "raw", name)
+    file = tmp_path / "raw" / "none" / "T2" / "IM0003"
+    file.write_bytes(file.read_bytes().replace(b"1.2.840.10008.1.2.1", b"1.2/840.10008.1.2.1"))  # no UID
     file = tmp_path / "raw" / "cut" / "T2" / "IM0003"
     file.write_bytes(file.read_bytes()[:-300])
     data = pydicom.dcmread(tmp_path / "raw" / "unknown" / "T2" / "IM0003")
@@ -191,6 +193,7 @@ def test_compressed_pixels_alone_ask_for_a_decoder(
     assert "pip install" not in lines["cut"]
     assert lines["cut"].endswith("copy it again")
     assert "pip install pylibjpeg" in lines["unknown"]
+    assert lines["none"].endswith("copy it again")
 
 
 def test_units_of_nifti_are_honoured(tmp_path: Path) -> None:
@@ -222,6 +225,18 @@ def test_an_image_of_which_nothing_is_left_leaves_the_case_out(
     assert "left out vast" in (said := capsys.readouterr().out)
     assert "nothing of it is left on the grid of" in said
     assert list(records(tmp_path / "out")) == ["good"]
+
+
+def test_a_value_beyond_all_others_is_a_warning(tmp_path: Path) -> None:
+    for name in ("good", "burst"):
+        pair(tmp_path / "raw", name)
+    values = head(grid(SHAPE, AFFINE), "T2")
+    values[10, 10, 10] = 3e38
+    nib.save(nib.Nifti1Image(values, AFFINE), tmp_path / "raw" / "T2" / "burst.nii.gz")
+    prepare(tmp_path / "raw", tmp_path / "out", progress=False)
+    found = records(tmp_path / "out")
+    assert any("T2: the largest value is 3e+38" in line for line in found["burst"]["warnings"])
+    assert found["good"]["warnings"] == []
 
 
 def test_a_partial_scan_is_a_warning_with_a_remedy(tmp_path: Path) -> None:
