@@ -140,6 +140,7 @@ def export(
         RunError: the file cannot be written.
     """
     from ivan.data import atomic_file
+    from ivan.data.writing import remove_leftovers
     from ivan.inference import load_predictor
 
     path = Path(out)
@@ -162,6 +163,7 @@ def export(
         )
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={"ivan.json": json.dumps(about, indent=1)})
+    remove_leftovers(path.parent)
     with atomic_file(path) as target:
         target.write(file.getvalue())
     return path

@@ -139,9 +139,9 @@ def test_commands_of_the_walkthroughs_run(
             folder = tmp_path / "DICOM" / name / contrast
             small = {"shape": (20, 24, 8), "spacing": (8.0, 8.0, 17.0)}
             write_series(folder, contrast, patient=name, study=f"1.{number}", number=position, **small)
-    places = {
-        name: str(tmp_path / name) for name in ("DICOM", "DATA", "REGISTERED", "RUN", "TESTED", "OUT", "EXP")
-    }
+    write_series(tmp_path / "NEWDICOM", "T1", patient="nora", shape=(20, 24, 8), spacing=(8.0, 8.0, 17.0))
+    names = ("DICOM", "DATA", "NEWDICOM", "NEWDATA", "REGISTERED", "RUN", "TESTED", "OUT", "EXP")
+    places = {name: str(tmp_path / name) for name in names}
     places |= {
         "NEW": str(tmp_path / "DATA"),
         "TUNED": str(tmp_path / "TUNED"),

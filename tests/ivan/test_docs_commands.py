@@ -88,8 +88,8 @@ def variants(line: str) -> Iterator[list[str]]:
 def place(word: str) -> str:
     """Documentation's names as files of the phantoms."""
     names = {
-        "RAW": "DICOM", "NEW": "DATA", "TEST": "DATA", "TRAIN": "DATA", "FILE": "RUN/split.json",
-        "20:70": "0:2",
+        "RAW": "DICOM", "NEWDICOM": "DICOM", "NEW": "DATA", "TEST": "DATA", "TRAIN": "DATA",
+        "FILE": "RUN/split.json", "20:70": "0:2",
     }  # fmt: skip
     head, slash, rest = word.partition("/")
     return names.get(word, names.get(head, head) + slash + rest)

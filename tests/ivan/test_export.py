@@ -149,3 +149,11 @@ def test_what_cannot_be_exported(tiny_run: Path, tmp_path: Path, capsys: pytest.
         assert error.count("\n") == 1
         assert said in error
     assert [path.name for path in tmp_path.glob("*.pt2")] == ["folder.pt2"]
+
+
+def test_what_a_killed_export_left_is_removed(tiny_run: Path, tmp_path: Path) -> None:
+    import os
+
+    (tmp_path / f".a.pt2.{os.uname().nodename}+999999999.abc.part").write_bytes(b"killed")
+    assert ivan(["export", "--run", str(tiny_run), "--out", str(tmp_path / "a.pt2")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]

@@ -1,4 +1,4 @@
-"""Kill -9 at random moments of training, checkpointing, preparing and synthesising (`make soak`).
+"""Kill -9 at random moments of training, checkpointing, preparing, synthesising and exporting (`make soak`).
 
 Every job runs in a process forked from this one (so that a start costs milliseconds) and is killed at a
 random moment. After each kill: nothing half-written is visible, no finished checkpoint is lost, and the same
@@ -181,6 +181,11 @@ def images(out: Path) -> dict[str, bytes]:
     return found
 
 
+def programs(out: Path) -> dict[str, bytes]:
+    """All exported programs below a folder."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*.pt2"))}
+
+
 def write_raw(raw: Path) -> None:
     """Four patients of two small DICOM series each."""
     for number, name in enumerate(("anna", "ben", "carla", "dora")):
@@ -220,9 +225,11 @@ def all_jobs(folder: Path) -> dict[str, Job]:
     checkpoints = train_job("checkpoint", data, *wide, "--patch-size", "16", "--validate-epochs", "0")
     load_modules(training.command(run), folder / "run.log")
 
-    def intact(expected: dict[str, bytes]) -> Callable[[Path], None]:
+    def intact(
+        expected: dict[str, bytes], found: Callable[[Path], dict[str, bytes]]
+    ) -> Callable[[Path], None]:
         def check(out: Path) -> None:
-            for name, content in images(out).items():
+            for name, content in found(out).items():
                 assert name in expected, f"{name} is nothing that the job makes"
                 assert content == expected[name], f"{name} is not what it must be"
 
@@ -245,11 +252,18 @@ def all_jobs(folder: Path) -> dict[str, Job]:
             "--quiet",
         ]
 
-    for name, command in (("prepare", prepare), ("synthesize", synthesize)):
-        load_modules(command(folder / f"{name}-first"), folder / f"{name}.log")
+    def export(out: Path) -> list[str]:
+        return ["export", "--run", str(run), "--out", str(out / "network.pt2")]
+
     jobs = [training, checkpoints]
-    for name, command in (("prepare", prepare), ("synthesize", synthesize)):
-        jobs.append(Job(name, command, intact(images(folder / f"{name}-first")), images))
+    for name, command, result in (
+        ("prepare", prepare, images),
+        ("synthesize", synthesize, images),
+        ("export", export, programs),
+    ):
+        first = folder / f"{name}-first"
+        load_modules(command(first), folder / f"{name}.log")
+        jobs.append(Job(name, command, intact(result(first), result), result))
     return {job.name: job for job in jobs}
 
 
@@ -259,7 +273,7 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=50, help="kills of each job (default 50)")
     parser.add_argument("--seed", type=int, default=None, help="of the moments (default: a new one)")
-    parser.add_argument("--only", default="", help="train, checkpoint, prepare or synthesize")
+    parser.add_argument("--only", default="", help="train, checkpoint, prepare, synthesize or export")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 30)
     torch.set_num_threads(1)

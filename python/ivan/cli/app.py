@@ -26,7 +26,9 @@ app = typer.Typer(
         "images as DATA/T1/case.nii.gz and DATA/T2/case.nii.gz:\n\n"
         "  ivan train --data DATA --from T1 --to T2 --out RUN\n\n"
         "  ivan synthesize --run RUN --data NEW --out OUT\n\n"
-        "  ivan evaluate --run RUN --data TEST"
+        "  ivan evaluate --run RUN --data TEST\n\n"
+        "From raw DICOM, BIDS or unpaired NIfTI: [bold]ivan prepare RAW --out DATA[/bold] first, then --data "
+        "DATA/dataset.json."
     ),
     no_args_is_help=True,
     rich_markup_mode="rich",

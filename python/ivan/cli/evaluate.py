@@ -25,7 +25,7 @@ def _text(help: str, panel: str | None = None, metavar: str = "DIR") -> typer.mo
 
 def evaluate(
     run: Annotated[str, _text("Run folder of ivan train.", _RUN, "RUN")] = "",
-    data: Annotated[str, _text("Folder with sources and targets.", _RUN)] = "",
+    data: Annotated[str, _text("Folder with sources and targets, or dataset.json:test.", _RUN)] = "",
     direction: Annotated[
         str,
         typer.Option(
@@ -72,7 +72,9 @@ def evaluate(
     mask: Annotated[str, typer.Option(metavar="none|foreground", help="Pixels that count.")] = "none",
     variant: Annotated[
         str,
-        typer.Option(metavar="wang|uniform7|notes", help="Variant of SSIM, or the formulas of the notes."),
+        typer.Option(
+            metavar="wang|uniform7|notes", help="Variant of SSIM; notes: other formulas, see docs/metrics.md."
+        ),
     ] = "wang",
     lesions: Annotated[
         str, _text("Lesion masks, named as a modality: errors inside them beside the brain.", metavar="NAME")

@@ -87,10 +87,9 @@ def fuse(
 ) -> None:
     """Fuse two modalities of every case in one image, by a trained network or a rule, and measure it.
 
-    Gray pairs and a gray with a colour image (PET, SPECT: fused in the Y of YCbCr, chroma kept), PNG and
-    NIfTI. The report stands beside average, maximum, Laplacian pyramid and wavelet. With a run, --inverse
-    gives the sources
-    back: exactly from the state kept beside the image, approximately from the image alone.
+    PNG and NIfTI, two gray images or a gray and a colour one (PET, SPECT: fused in the Y of YCbCr, chroma
+    kept). The report compares with average, maximum, Laplacian pyramid and wavelet. With a run, --inverse
+    gives the sources back: exactly from the state kept beside the image, approximately from the image alone.
 
     Examples:
 

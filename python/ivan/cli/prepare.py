@@ -17,7 +17,7 @@ def prepare(
         typer.Option(
             "--modality",
             metavar="NAME",
-            help="Modality to take; repeat. Default: all that can be told.",
+            help="Modality to take; repeat (default: all that can be told). A single one needs no pair.",
             show_default=False,
         ),
     ] = None,
@@ -65,6 +65,8 @@ def prepare(
       ivan prepare RAW --out DATA --modality T1 --modality T2 --spacing 1 --register
 
       ivan prepare RAW --out DATA --map "ax t2 tse=T2" --test 0.1
+
+      ivan prepare NEW --out NEWDATA --modality T1
     """
     from ivan.errors import RunError
     from ivan.prepare import prepare as work

@@ -10,7 +10,8 @@ import typer
 def synthesize(
     run: Annotated[str, typer.Option("--run", metavar="RUN", help="Run folder of ivan train.")],
     data: Annotated[
-        str, typer.Option("--data", metavar="DIR", help="Folder of the images; laid out as for training.")
+        str,
+        typer.Option("--data", metavar="DIR", help="Folder of the images, as for training, or dataset.json."),
     ],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder for OUT/MODALITY/case.nii.gz.")],
     inverse: Annotated[

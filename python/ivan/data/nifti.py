@@ -15,6 +15,7 @@ from ivan.data.volume import Grid, as_float32, check_claim, image_suffix, squeez
 from ivan.errors import InputError
 
 _DEFLATE_RATIO = 1032  # deflate cannot expand a byte into more
+_MILLIMETRES = {1: 1e3, 3: 1e-3}  # unit codes of metres and micrometres; all others are taken as mm
 _MAX_OFFSET = 1 << 24  # header extensions beyond 16 MiB are damage
 
 
@@ -179,6 +180,7 @@ def _check_affine(path: Path, header: Any) -> np.ndarray:
             f"{path}: its affine is singular or not finite, so its axes are unknown; repair the header "
             "(fslorient)"
         )
+    affine[:3] *= _MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
 

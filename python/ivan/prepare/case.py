@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ivan.data.normalise import estimate_scale
 from ivan.data.resample import overlap
 from ivan.data.volume import Volume, read_volume
 from ivan.data.writing import atomic_file
@@ -21,7 +22,10 @@ from ivan.prepare.overlay import overlay_png
 from ivan.prepare.register import register
 from ivan.prepare.series import Stack, build_volume
 
-_FORM = 1  # raise it whenever a case would be made differently
+_MOST_TIMES = (
+    1000  # the largest value against the 99.5th percentile: bright vessels and metal reach some tens
+)
+_FORM = 2  # raise it whenever a case would be made differently
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ def prepare_case(case: RawCase, out: Path, settings: Settings, signed: str) -> d
                 "--register, or correct their headers"
             )
         images[name] = resample(target, volume)
+        if name != first and images[name].min() == images[name].max():
+            raise InputError(
+                f"{volume.path}: nothing of it is left on the grid of {volumes[first].path}; use --register, "
+                "or correct their headers (place, voxel sizes, units)"
+            )
         if name != first:
             match = compare(images[first], images[name], _inside(target, volume), target.voxel_size)
             matches[name] = record(match, name, first)
@@ -153,6 +162,18 @@ def prepare_case(case: RawCase, out: Path, settings: Settings, signed: str) -> d
 
 
 def _read(name: str, image: Image, settings: Settings, warnings: list[str]) -> Volume:
+    volume = _read_image(name, image, settings, warnings)
+    scale = estimate_scale(volume.data)
+    largest = float(np.abs(volume.data).max())
+    if largest > _MOST_TIMES * max(abs(scale.low), abs(scale.high)):
+        warnings.append(
+            f"{name}: the largest value is {largest:.3g}, where nearly all are below {scale.high:.3g}: "
+            "damaged voxels? Errors measured on this case would mean nothing; export it again"
+        )
+    return volume
+
+
+def _read_image(name: str, image: Image, settings: Settings, warnings: list[str]) -> Volume:
     if isinstance(image, Stack):
         volume, said = build_volume(image, interpolate=settings.fill_missing)
         warnings += [f"{name}: {line}" for line in said]

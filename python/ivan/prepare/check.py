@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -10,12 +11,15 @@ import numpy as np
 
 from ivan.data.normalise import estimate_scale
 
+Steps = tuple[int, int, int]
 CELL = 3.0  # mm: the check looks at volumes thinned to about this
 REACH = 5  # cells in every direction: displacements of up to 15 mm are found
+TURN, MOST_TURNS = 4.0, 8  # degrees of a step about each axis, and steps: turns of up to 32 degrees are found
 BINS = 32
 # Where to warn. A pair off by two voxels of 3 mm loses several dB; outlines of whole heads overlap by 0.9,
-# those of a head and of a brain without skull by 0.6.
-MOST_SHIFT, LEAST_OUTLINE, LEAST_COVER = 4.5, 0.5, 0.6
+# those of a head and of a brain without skull by 0.6. What the other does not cover is filled with air, which
+# a network would learn.
+MOST_SHIFT, MOST_ANGLE, LEAST_OUTLINE, LEAST_COVER = 4.5, 6.0, 0.5, 0.9
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class Match:
         similarity: normalised mutual information where they lie, (H(a) + H(b)) / H(a, b), from 1 (unrelated)
             to 2 (Studholme et al., Pattern Recognition 32(1), 1999).
         shift: mm by which the other would have to move to be most similar; 0 for a registered pair.
+        angle: degrees by which it would have to turn after that; 0 for a registered pair.
     """
 
     cover: float
     outline: float
     similarity: float
     shift: float
+    angle: float
 
     def to_json(self) -> dict[str, float]:
         """Rounded plain values."""
@@ -44,7 +50,10 @@ class Match:
         pair = f"{other} on {reference}"
         lines = []
         if self.cover < LEAST_COVER:
-            lines.append(f"{pair}: covers only {100 * self.cover:.0f} % of the {reference} foreground")
+            lines.append(
+                f"{pair}: covers only {100 * self.cover:.0f} % of the {reference} foreground, the rest is "
+                f"filled with air; try --reference {other}"
+            )
         if self.outline < LEAST_OUTLINE:
             lines.append(
                 f"{pair}: their outlines overlap by {self.outline:.2f} (Dice), expected at least "
@@ -53,6 +62,10 @@ class Match:
             )
         if self.shift > MOST_SHIFT:
             lines.append(f"{pair}: they match best {self.shift:.0f} mm apart: not registered, try --register")
+        if self.angle > MOST_ANGLE:
+            lines.append(
+                f"{pair}: they match best turned by {self.angle:.0f} degrees: not registered, try --register"
+            )
         return lines
 
 
@@ -75,22 +88,85 @@ def compare(
     p, q = _levels(a), _levels(b)
     cells = tuple(step * size for step, size in zip(steps, voxel_size, strict=True))
     zero = _similarity(p, q, seen, (0, 0, 0))
-    best, shift = zero, (0, 0, 0)
-    improved = True
-    while improved:  # hill climbing over whole cells; the surface is smooth at this resolution
-        improved = False
-        around = [step for step in product((-1, 0, 1), repeat=3) if sum(map(abs, step)) == 1]
-        for step in around:
-            tried = (shift[0] + step[0], shift[1] + step[1], shift[2] + step[2])
-            if max(map(abs, tried)) > REACH:
-                continue
-            value = _similarity(p, q, seen, tried)
-            if value > best + 1e-6:
-                best, shift, improved = value, tried, True
-                break
+
+    def moved(steps: Steps) -> float:
+        return _similarity(p, q, seen, steps)
+
+    best, shift = _climb(moved, REACH)
     # A maximum that is hardly higher is noise of the estimate, not a displacement.
-    distance = float(np.linalg.norm([n * size for n, size in zip(shift, cells, strict=True)]))
-    return Match(cover, outline, zero, distance if best - 1 > 1.05 * (zero - 1) else 0.0)
+    distance = float(np.linalg.norm(_summit(moved, shift) * cells))
+    distance = distance if best - 1 > 1.05 * (zero - 1) else 0.0
+    centre = np.argwhere(head).mean(axis=0) if head.any() else (np.array(a.shape) - 1) / 2
+
+    def turned(steps: Steps) -> float:
+        levels, inside_too = _turned(q, seen, _rotation(steps), centre, np.array(cells))
+        return _similarity(p, levels, inside_too, shift)
+
+    best_turned, turns = _climb(turned, MOST_TURNS)
+    angle = float(np.degrees(np.arccos(np.clip((np.trace(_rotation(turns)) - 1) / 2, -1, 1))))
+    return Match(cover, outline, zero, distance, angle if best_turned - 1 > 1.05 * (best - 1) else 0.0)
+
+
+def _climb(similarity: Callable[[Steps], float], reach: int) -> tuple[float, Steps]:
+    """The highest similarity and its place, by single steps: the surface is smooth at this resolution."""
+    best, place = similarity((0, 0, 0)), (0, 0, 0)
+    around = [step for step in product((-1, 0, 1), repeat=3) if sum(map(abs, step)) == 1]
+    improved = True
+    while improved:
+        improved = False
+        for step in around:
+            tried = (place[0] + step[0], place[1] + step[1], place[2] + step[2])
+            if max(map(abs, tried)) > reach:
+                continue
+            value = similarity(tried)
+            if value > best + 1e-6:
+                best, place, improved = value, tried, True
+                break
+    return best, place
+
+
+def _summit(similarity: Callable[[Steps], float], place: Steps) -> np.ndarray:
+    """[3] steps: the top of a parabola through the highest similarity and its neighbours on each axis."""
+    top = np.array(place, float)
+    at = similarity(place)
+    for axis in range(3):
+        step = np.eye(3, dtype=int)[axis]
+        x, y, z = (int(n) for n in step)
+        below, above = (
+            similarity((place[0] + sign * x, place[1] + sign * y, place[2] + sign * z)) for sign in (-1, 1)
+        )
+        if (curve := below - 2 * at + above) < 0:
+            top[axis] += np.clip((below - above) / (2 * curve), -0.5, 0.5)
+    return top
+
+
+def _rotation(steps: Steps) -> np.ndarray:
+    """[3, 3]: turns by so many steps about the x axis, then y, then z."""
+    matrix = np.eye(3)
+    for axis, count in enumerate(steps):
+        angle = np.radians(TURN * count)
+        i, j = (axis + 1) % 3, (axis + 2) % 3
+        one = np.eye(3)
+        one[i, i] = one[j, j] = np.cos(angle)
+        one[j, i], one[i, j] = np.sin(angle), -np.sin(angle)
+        matrix = one @ matrix
+    return matrix
+
+
+def _turned(
+    levels: np.ndarray, seen: np.ndarray, rotation: np.ndarray, centre: np.ndarray, cells: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`levels` and where they are seen after a turn about `centre` (in cells of `cells` mm).
+
+    Nearest cells: interpolation would smooth, and what is smooth is more similar to anything.
+    """
+    index = np.indices(levels.shape).reshape(3, -1)
+    away = (index - centre[:, None]) * cells[:, None]
+    source = np.rint(rotation.T @ away / cells[:, None] + centre[:, None]).astype(np.intp)
+    limits = np.array(levels.shape)[:, None]
+    valid = ((source >= 0) & (source < limits)).all(axis=0)
+    x, y, z = np.clip(source, 0, limits - 1)
+    return levels[x, y, z].reshape(levels.shape), (seen[x, y, z] & valid).reshape(levels.shape)
 
 
 def _thin(data: np.ndarray, steps: list[int]) -> np.ndarray:

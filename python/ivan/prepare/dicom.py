@@ -15,6 +15,8 @@ from ivan.errors import InputError
 
 _SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
 _DEFLATE_RATIO = 1032
+# Group 0008 and one of the elements that a data set without preamble begins with, little endian.
+_FIRST_ELEMENTS = tuple(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x14, 0x16))
 # What is read of a header. Names, birth dates and the like are not: nothing here can write them anywhere.
 _TAGS = [
     "SOPClassUID",
@@ -118,20 +120,43 @@ def has_magic(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its magic number, or by suffix where old files lack it."""
-    try:
-        return has_magic(path) or path.suffix.lower() in _SUFFIXES
-    except OSError:
-        return False
+    """Whether a file is DICOM: by its magic number; old files lack it, but not a suffix or the first element.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if has_magic(path) or path.suffix.lower() in _SUFFIXES:
+        return True
+    with open(path, "rb") as file:
+        return file.read(4) in _FIRST_ELEMENTS
 
 
-def dicom_files(root: Path) -> list[Path]:
-    """All DICOM files below a folder, sorted; hidden ones and DICOMDIR indices are left out."""
-    return [
-        path
-        for path in files_below(root)
-        if path.name.upper() != "DICOMDIR" and not image_suffix(path) and path.is_file() and is_dicom(path)
-    ]
+def dicom_files(root: Path, skip: Callable[[Path, str], None] | None = None) -> list[Path]:
+    """All DICOM files below a folder, sorted; hidden ones and DICOMDIR indices are left out.
+
+    `skip` is told of folders and files that cannot be read, and of empty files beside slices.
+    """
+    tell = skip or (lambda path, said: None)
+    found, empty = [], []
+    for path in files_below(root, lambda error: tell(Path(error.filename), _unreadable(error))):
+        if path.name.upper() == "DICOMDIR" or image_suffix(path) or not path.is_file():
+            continue
+        try:
+            if is_dicom(path):
+                found.append(path)
+            elif path.stat().st_size == 0:
+                empty.append(path)
+        except OSError as error:
+            tell(path, _unreadable(error))
+    beside = {path.parent for path in found}
+    for path in empty:
+        if path.parent in beside:
+            tell(path, "the file is empty (0 bytes); left out, copy it again if it was a slice")
+    return found
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror or error}); left out, change its permissions or copy it again"
 
 
 def read_headers(

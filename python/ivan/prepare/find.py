@@ -19,6 +19,7 @@ from ivan.prepare.dicom import Header, dicom_files, read_headers
 from ivan.prepare.series import Stack, sort_series
 
 Image = Stack | Path
+_LONGEST_NAME = 48  # letters of up to 4 bytes: file names, with what is added, end at 255 bytes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def find_raw(
 ) -> Found:
     """Find the cases below `root` that have the reference modality and at least one other.
 
+    Where `modalities` names a single one, it is enough: new patients, whose other modality is to be made.
+
     Args:
         root: folder with DICOM series, NIfTI files in the layouts of `ivan.data.find_cases`, or both.
         modalities: those to take; empty: all that can be told.
@@ -105,6 +108,7 @@ def find_raw(
     ordered = list(modalities) or sorted(present)
     first = reference or (modalities[0] if modalities else "T1" if "T1" in present else ordered[0])
     found.modalities = [first, *(name for name in ordered if name != first)]
+    needed = min(2, len(found.modalities)) if modalities else 2
     names: set[str] = set()
     for case in sorted(cases, key=lambda case: _natural(case.name)):
         if case.name in names:
@@ -113,7 +117,7 @@ def find_raw(
             )
         names.add(case.name)
         images = {name: case.images[name] for name in found.modalities if name in case.images}
-        if first not in images or len(images) < 2:
+        if first not in images or len(images) < needed:
             lacks = f"no {first}" if first not in images else f"only {first}"
             found.skipped.append(f"{case.name}: {lacks}, so there is nothing to pair; left out")
             continue
@@ -121,7 +125,8 @@ def find_raw(
     if not found.cases:
         raise InputError(
             f"{root}: no case has {first} and another modality ({'; '.join(found.skipped[-4:])}); "
-            "check --modality, --reference and --map"
+            "check --modality, --reference and --map; patients with one modality are taken where one "
+            "--modality is given"
         )
     return found
 
@@ -137,9 +142,12 @@ def _dicom_cases(
     found: Found,
     advance: Callable[[int, int], None] | None,
 ) -> list[RawCase]:
-    paths = dicom_files(root)
-    if not paths:
-        return []
+    problems: dict[tuple[Path, str], list[Path]] = {}  # folder and complaint -> files
+
+    def skip(path: Path, said: str) -> None:
+        problems.setdefault((path.parent, said), []).append(path)
+
+    paths = dicom_files(root, skip)
     done = 0
 
     def step() -> None:
@@ -148,10 +156,7 @@ def _dicom_cases(
         if advance:
             advance(done, len(paths))
 
-    problems: dict[tuple[Path, str], list[Path]] = {}  # folder and complaint -> files
-    headers = read_headers(
-        paths, lambda path, said: problems.setdefault((path.parent, said), []).append(path), step
-    )
+    headers = read_headers(paths, skip, step) if paths else []
     for (folder, said), files in problems.items():
         which = str(files[0]) if len(files) == 1 else f"{folder}: {len(files)} files ({files[0].name} ...)"
         found.skipped.append(f"{which}: {said}")
@@ -196,6 +201,7 @@ def _patient(header: Header, root: Path) -> str:
 def _patient_names(identities: Iterable[str]) -> dict[str, str]:
     """A file name for each patient. Letters of all scripts stay; two patients never get one name."""
     plain = {text: re.sub(r"(?:[^\w+-]|_)+", "-", text).strip("-") or "patient" for text in identities}
+    plain = {text: name[:_LONGEST_NAME].strip("-") for text, name in plain.items()}
     taken = Counter(name.casefold() for name in plain.values())
     return {
         text: name
@@ -243,7 +249,7 @@ def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: F
     files = [path for path in files_below(root) if image_suffix(path) in (".nii", ".nii.gz")]
     if not files:
         return []
-    names = list(dict.fromkeys([*modalities, *([reference] if reference else [])])) or list(KNOWN)
+    names = list(dict.fromkeys([*(modalities or KNOWN), *([reference] if reference else [])]))
     wanted = Modalities(names)
     named = [file for path in files if (file := parse(path, root, wanted))]
     # As in find_cases: modality first (adc_map.nii.gz) counts only where no file is named in another way.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +51,8 @@ def prepare(
     Args:
         raw: folder of DICOM series, NIfTI files or a BIDS data set; it is only read.
         out: folder for the results: new, empty, or that of an earlier call.
-        modalities: those to take, the reference first; empty: all that can be told.
+        modalities: those to take, the reference first; empty: all that can be told. A single one is taken
+            alone: new patients, for `ivan synthesize`.
         reference: the modality whose grid all get; empty: the first of `modalities`, else T1.
         rules: `PATTERN=NAME` texts that name DICOM series by description or folder.
         spacing: "1" or "1x1x2" mm; empty: the reference's own.
@@ -95,6 +98,7 @@ def prepare(
                 report.case(case.name, "left out", [str(error)])
     if not records:
         raise InputError(f"{raw}: none of {len(found.cases)} cases could be used ({skipped[-1]})")
+    skipped += _left_from_before(out, records)
     parts = split_patients(records, validation, test, seed)
     chosen = {part: [_case(out, item) for item in items] for part, items in parts.items()}
     write_datalist(out / "dataset.json", chosen, found.modalities, f"ivan prepare, from {raw}")
@@ -119,10 +123,26 @@ def _check_out(raw: Path, out: Path) -> None:
     inner, outer = out.resolve(), raw.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise InputError(f"--out: {out} and {raw} lie in each other; choose a folder beside the raw one")
+    there = next(path for path in (inner, *inner.parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):  # known before an hour of reading
+        raise InputError(f"--out: no permission to write in {there}; choose another folder")
     if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():
         raise InputError(
             f"{out}: not empty and not of an earlier 'ivan prepare'; choose a new folder with --out"
         )
+
+
+def _left_from_before(out: Path, records: Sequence[dict[str, Any]]) -> list[str]:
+    """A line where the folder holds cases that this call did not make: they are in no list any more."""
+    listed = {record["case"] for record in records}
+    old = sorted(path.stem for path in (out / "cases").glob("*.json") if path.stem not in listed)
+    if not old:
+        return []
+    names = ", ".join(old[:4]) + (" ..." if len(old) > 4 else "")
+    return [
+        f"{out}: files of {len(old)} earlier case{'s' * (len(old) != 1)} ({names}) are there, but not in "
+        "dataset.json: not in the raw folder any more, or left out now; delete them if they are not needed"
+    ]
 
 
 def _begin(out: Path, raw: Path, modalities: Sequence[str], settings: Settings) -> None:
@@ -228,7 +248,13 @@ class _Progress:
         cases = f"{len(records)} case" + "s" * (len(records) != 1)
         self._say(f"{cases} ({counts}), {warned} with warnings{lost}: look at {out / 'quality.html'}")
         data = shlex.quote(str(out / "dataset.json"))
-        self._say(f"train with: ivan train --data {data} --from NAME --to NAME --out RUN")
+        source = records[0]["reference"]
+        most = Counter(name for record in records for name in record["bytes"] if name != source)
+        if most:
+            target = most.most_common(1)[0][0]
+            self._say(f"train with: ivan train --data {data} --from {source} --to {target} --out RUN")
+        else:
+            self._say(f"synthesise with: ivan synthesize --run RUN --data {data} --out OUT")
 
     def _say(self, line: str) -> None:
         if self.console:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from html import escape
 from importlib.resources import files
@@ -15,17 +15,20 @@ from ivan.prepare.case import Settings, overlay_path
 from ivan.report.tables import alert, facts
 from ivan.report.write import asset, fill
 
-_HEADS = (
-    ("Case", ""),
-    ("Part", ""),
-    ("Modalities", ""),
-    ("Voxels", ""),
-    ("Spacing, mm", ""),
-    ("Outline", "least Dice"),
-    ("Similarity", "least NMI"),
-    ("Off by, mm", "largest"),
-    ("Moved by, mm", "registration"),
-    ("Warnings", ""),
+_NUMBER = ' class="number"'
+_HEADS = (  # name, below it, attributes
+    ("Case", "", ""),
+    ("Part", "", ""),
+    ("Warnings", "", _NUMBER),
+    ("Modalities", "", ""),
+    ("Voxels", "", ""),
+    ("Spacing, mm", "", ""),
+    ("Cover, %", "least", _NUMBER),
+    ("Outline", "least Dice", _NUMBER),
+    ("Similarity", "least NMI", _NUMBER),
+    ("Off by, mm", "most", _NUMBER),
+    ("Turned, °", "most", _NUMBER),
+    ("Moved, mm", "registration", _NUMBER),
 )
 
 
@@ -51,11 +54,15 @@ def write_page(
         {
             "css": asset("report.css"),
             "js": asset("table.js"),
-            "summary": escape(f"{len(rows)} cases: {counts}. {len(warned)} warnings, {len(skipped)} notes."),
+            "summary": escape(
+                f"{_count(rows, 'case')}: {counts}. {_count(warned, 'warning')}, {_count(skipped, 'note')}."
+            ),
             "alerts": alert("warning", "Warnings", [f"{case}: {line}" for case, line in warned])
             + alert("note", "Left out, and why", skipped),
             "table": _table(rows),
-            "figures": "".join(_figure(out, part, record) for part, record in rows),
+            "figures": "".join(
+                _figure(out, f"case-{number}", *row) for number, row in enumerate(rows, start=1)
+            ),
             "details": facts(
                 "settings", "Settings", {k: v if v is not None else "" for k, v in asdict(settings).items()}
             ),
@@ -66,44 +73,51 @@ def write_page(
     return out / "quality.html"
 
 
+def _count(items: Sized, name: str) -> str:
+    return f"{len(items)} {name}{'s' * (len(items) != 1)}"
+
+
 def _table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     heads = "".join(
-        f'<th scope="col"><button type="button">{name}</button>'
+        f'<th scope="col"{kind}><button type="button">{name}</button>'
         + (f"<small>{unit}</small>" if unit else "")
         + "</th>"
-        for name, unit in _HEADS
+        for name, unit, kind in _HEADS
     )
     return (
         f'<div class="scroller"><table class="sortable"><thead><tr>{heads}</tr></thead><tbody>'
-        + "".join(_row(part, record) for part, record in rows)
+        + "".join(_row(f"case-{number}", *row) for number, row in enumerate(rows, start=1))
         + "</tbody></table></div>"
     )
 
 
-def _row(part: str, record: Mapping[str, Any]) -> str:
+def _row(anchor: str, part: str, record: Mapping[str, Any]) -> str:
+    """A line of the table. `anchor` leads to the case's picture: a name may hold what no address can."""
     matches, motions = record["match"].values(), record["registration"].values()
     numbers = (
-        min((match["outline"] for match in matches), default=None),
-        min((match["similarity"] for match in matches), default=None),
-        max((match["shift"] for match in matches), default=None),
-        max((motion["shift_mm"] for motion in motions), default=None),
-        len(record["warnings"]),
+        (min((100 * match["cover"] for match in matches), default=None), ".0f"),
+        (min((match["outline"] for match in matches), default=None), ".2f"),
+        (min((match["similarity"] for match in matches), default=None), ".2f"),
+        (max((match["shift"] for match in matches), default=None), ".1f"),
+        (max((match["angle"] for match in matches), default=None), ".0f"),
+        (max((motion["shift_mm"] for motion in motions), default=None), ".1f"),
     )
     texts = (
-        part,
         ", ".join(record["bytes"]),
         "x".join(map(str, record["shape"])),
         " x ".join(f"{size:g}" for size in record["spacing"]),
     )
-    anchor = f'<a href="#{escape(record["case"], quote=True)}">{escape(record["case"])}</a>'
-    cells = f"<td>{anchor}</td>" + "".join(f"<td>{escape(text)}</td>" for text in texts)
-    for number in numbers:
-        raw = "" if number is None else f"{number:g}"
-        cells += f'<td class="number" data-value="{raw}">{raw or "&ndash;"}</td>'
+    count = len(record["warnings"])
+    cells = f'<td><a href="#{anchor}">{escape(record["case"])}</a></td><td>{escape(part)}</td>'
+    cells += f'<td class="number" data-value="{count}">{count}</td>'
+    cells += "".join(f"<td>{escape(text)}</td>" for text in texts)
+    for number, form in numbers:
+        shown = "&ndash;" if number is None else format(number, form)
+        cells += f'<td class="number" data-value="{"" if number is None else number}">{shown}</td>'
     return f"<tr>{cells}</tr>"
 
 
-def _figure(out: Path, part: str, record: Mapping[str, Any]) -> str:
+def _figure(out: Path, anchor: str, part: str, record: Mapping[str, Any]) -> str:
     picture = base64.b64encode(overlay_path(out, record["case"]).read_bytes()).decode("ascii")
     name = escape(record["case"], quote=True)
     lines = [*record["warnings"], *record["notes"]]
@@ -112,7 +126,7 @@ def _figure(out: Path, part: str, record: Mapping[str, Any]) -> str:
         f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in record["sources"].items()
     )
     return (
-        f'<section id="{name}"><h3>{name} <small>{escape(part)}</small></h3>'
+        f'<section id="{anchor}"><h3>{name} <small>{escape(part)}</small></h3>'
         f'<img class="overlay" alt="overlays of case {name}" src="data:image/png;base64,{picture}">'
         f'<ul>{said}</ul><dl class="protocol">{sources}</dl></section>'
     )

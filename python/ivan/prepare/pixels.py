@@ -37,18 +37,29 @@ class PixelReader:
             raise
         except Exception as error:  # pydicom and its decoders raise many kinds
             reason = " ".join(str(error).split())[:200]
+            remedy = ", or install the decoders: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
             raise InputError(
-                f"{frame.path}: its pixels cannot be decoded ({reason}); copy it again, or install the "
-                "decoders: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+                f"{frame.path}: its pixels cannot be decoded ({reason}); copy it again"
+                f"{remedy if self._compressed() else ''}"
             ) from None
         if values.shape != frame.shape:
             raise InputError(
                 f"{frame.path}: pixels of shape {values.shape}, its header says {frame.shape}; copy it again"
             )
         if not np.isfinite(values).all():
-            raise InputError(f"{frame.path}: values that are not finite after its slope and intercept")
+            raise InputError(
+                f"{frame.path}: values that are not finite after its slope and intercept, expected finite "
+                "numbers; export the series again"
+            )
         padding = self._padding(np.asarray(pixels))
         return np.where(padding, np.float32(np.nan), values) if padding.any() else values
+
+    def _compressed(self) -> bool:
+        """Whether the file that was tried last needs a decoder."""
+        try:
+            return bool(self._data.file_meta.TransferSyntaxUID.is_compressed)
+        except (AttributeError, ValueError):  # nothing was read, or a UID that is no transfer syntax
+            return False
 
     def _load(self, path: Path) -> None:
         import warnings

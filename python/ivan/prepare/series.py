@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,11 @@ class Sorted:
 def sort_series(headers: Sequence[Header]) -> Sorted:
     """Group slices by series; split series that mix sizes, orientations or echoes, and say so."""
     found = Sorted()
-    by_series: dict[tuple[str, str], list[Header]] = {}
+    # Careless anonymisation gives one UID to several series: their numbers and descriptions still differ.
+    by_series: dict[tuple[str, str, int, str], list[Header]] = {}
     for header in headers:
-        by_series.setdefault((header.patient, header.series), []).append(header)
+        key = (header.patient, header.series, header.series_number, header.description)
+        by_series.setdefault(key, []).append(header)
     for group in by_series.values():
         group.sort(key=lambda header: str(header.path))
         stacks: list[list[Frame]] = []
@@ -151,9 +153,14 @@ def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, li
     Raises:
         InputError: slices are missing, mixed, or cannot be decoded; values are all equal.
     """
+    reader = PixelReader()
+    warnings = []
+    copies = len(stack.frames)
+    stack = _without_copies(stack, reader)
+    if copies := copies - len(stack.frames):
+        warnings.append(f"{copies} slice{'s' * (copies > 1)} came twice with equal pixels: taken once")
     _, gaps = missing_slices(stack)
     lost = sum(gaps)
-    warnings = []
     count = len(stack.frames) + lost
     if lost:
         after = [str(index + 1) for index, gap in enumerate(gaps) if gap]
@@ -171,7 +178,6 @@ def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, li
     rows, columns = first.shape
     check_claim(first.path, (rows, columns, count), 0, 1)
     stored = np.empty((columns, rows, count), np.float32)
-    reader = PixelReader()
     slot = 0
     for frame, gap in zip(stack.frames, [0, *gaps], strict=True):
         slot += gap
@@ -188,6 +194,21 @@ def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, li
     grid = Grid("dicom", stored.shape, affine, has_affine=True)
     data = np.ascontiguousarray(to_canonical(stored, affine))
     return Volume(data, canonical_affine(stored.shape, affine), grid, first.path.parent), warnings
+
+
+def _without_copies(stack: Stack, reader: PixelReader) -> Stack:
+    """A stack without second slices at one place that show the same, such as an archive sends twice.
+
+    As it is where two differ: then it holds several volumes.
+    """
+    kept: list[Frame] = []
+    for frame in stack.frames:
+        if kept and np.allclose(frame.position, kept[-1].position, atol=1e-3):
+            if not np.array_equal(reader.read(frame), reader.read(kept[-1]), equal_nan=True):
+                return stack
+        else:
+            kept.append(frame)
+    return replace(stack, frames=tuple(kept))
 
 
 def _affine(first: Frame, last: Frame, count: int) -> np.ndarray:

@@ -123,8 +123,10 @@ def test_two_echoes_of_one_series_are_pd_and_t2(tmp_path: Path) -> None:
 
 
 def test_several_volumes_in_a_series_are_refused(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_series(tmp_path / name, "T1", SeriesInstanceUID="1.2.3.97", **SMALL)
+    for contrast in ("T1", "T2"):
+        write_series(
+            tmp_path / contrast, contrast, SeriesInstanceUID="1.2.3.97", description="phases", **SMALL
+        )
     with pytest.raises(InputError, match="20 slices at 10 places: several volumes"):
         build_volume(one(tmp_path))
 

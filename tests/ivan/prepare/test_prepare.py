@@ -128,6 +128,23 @@ def test_training_takes_the_dataset(
     assert all(case["in_training"] for case in cases)
 
 
+def test_new_patients_with_the_source_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_run: Path
+) -> None:
+    """Raw DICOM of a patient whose T2 is to be made: nothing to pair, and no reason to refuse it."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_series(raw / "new" / "t1", "T1", patient="new", **SMALL)
+    write_series(raw / "two" / "t1", "T1", patient="two", study="1.9", **SMALL)
+    assert ivan(["prepare", str(raw), "--out", str(out)]) == 2
+    assert "patients with one modality are taken where one --modality is given" in capsys.readouterr().err
+    assert ivan(["prepare", str(raw), "--out", str(out), "--modality", "T1"]) == 0
+    assert "synthesise with: ivan synthesize" in capsys.readouterr().out
+    assert "&ndash;" in (out / "quality.html").read_text()
+    command = ["synthesize", "--run", str(tiny_run), "--data", str(out / "dataset.json"), "--quiet"]
+    assert ivan([*command, "--out", str(tmp_path / "made")]) == 0
+    assert sorted(p.name for p in (tmp_path / "made" / "T2").iterdir()) == ["new.nii.gz", "two.nii.gz"]
+
+
 def test_page_has_one_overlay_a_case_and_names_what_was_left_out(prepared: tuple[Path, Path]) -> None:
     text = (prepared[1] / "quality.html").read_text()
     assert text.count('<img class="overlay"') == 3
@@ -198,6 +215,22 @@ def test_check_measures_the_distance(shift: float) -> None:
     assert match.shift == pytest.approx(shift, abs=1.6)
     assert match.cover == 1
     assert bool(match.warnings("T1", "T2")) == (shift > 0)
+
+
+@pytest.mark.parametrize(("axis", "degrees"), [(0, 16.0), (0, -8.0), (2, -8.0), (2, 0.0)])
+def test_check_measures_turns(axis: int, degrees: float) -> None:
+    """About x and z: about y this head is nearly round."""
+    affine = lps_to_ras(axial_affine((60, 64, 40), (3.0, 3.0, 4.0)))
+    points = grid((60, 64, 40), affine)
+    turn = np.eye(3)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    turn[i, i] = turn[j, j] = np.cos(np.radians(degrees))
+    turn[i, j] = np.sin(np.radians(degrees))
+    turn[j, i] = -turn[i, j]
+    other = head(points @ turn, "T2")
+    match = compare(head(points), other, np.ones((60, 64, 40), bool), (3.0, 3.0, 4.0))
+    assert match.angle == pytest.approx(abs(degrees), abs=4.1)
+    assert bool(match.warnings("T1", "T2")) == (degrees != 0)
 
 
 def test_no_overlap_leaves_the_case_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@
   const home = document.getElementById("charts");
   if (!home) return;
   const NS = "http://www.w3.org/2000/svg";
-  const COLOURS = ["#0b5cad", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#a16207"];
+  const COLOURS = 6; // --series-0 to --series-5 of the style sheet, which knows light from dark
   const WIDTH = 560, HEIGHT = 250, LEFT = 62, RIGHT = 12, TOP = 10, BOTTOM = 34;
   const svg = (parent, name, attributes, text) => {
     const node = document.createElementNS(NS, name);
@@ -63,29 +63,29 @@
     const y = (v) => HEIGHT - BOTTOM - ((f(v) - f(low)) / (f(high) - f(low))) * (HEIGHT - TOP - BOTTOM);
     const image = svg(figure, "svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": chart.title });
     for (const tick of chart.log ? logTicks(low, high) : linearTicks(low, high, 5)) {
-      svg(image, "line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick), stroke: "#e7ebf0" });
+      svg(image, "line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick), class: "grid" });
       svg(image, "text", { x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end" }, show(tick));
     }
     for (const tick of linearTicks(lowX, highX, 6)) {
       svg(image, "text", { x: x(tick), y: HEIGHT - BOTTOM + 15, "text-anchor": "middle" }, show(tick));
     }
     svg(image, "text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, "step");
-    svg(image, "line", { x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM, stroke: "#9aa5b3" });
+    svg(image, "line", { x1: LEFT, x2: WIDTH - RIGHT, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM, class: "axis" });
     const keys = html(figure, "div", "keys");
     chart.series.forEach((series, index) => {
-      const colour = COLOURS[series.colour ?? index % COLOURS.length];
+      const colour = `var(--series-${(series.colour ?? index) % COLOURS})`;
       const dash = series.dashed ? "6 4" : "none";
       const path = series.points.map((p, i) => `${i ? "L" : "M"}${x(p[0]).toFixed(1)} ${y(p[1]).toFixed(1)}`).join("");
-      svg(image, "path", { d: path, fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash, "stroke-linejoin": "round" });
+      svg(image, "path", { d: path, fill: "none", "stroke-width": 2, "stroke-dasharray": dash, "stroke-linejoin": "round" }).style.stroke = colour;
       if (series.points.length < 40) {
-        for (const p of series.points) svg(image, "circle", { cx: x(p[0]), cy: y(p[1]), r: 2.6, fill: colour });
+        for (const p of series.points) svg(image, "circle", { cx: x(p[0]), cy: y(p[1]), r: 2.6 }).style.fill = colour;
       }
       const label = html(keys, "span", "");
       const swatch = html(label, "i", series.dashed ? "dash" : "");
       swatch.style.borderColor = colour;
       label.append(series.name);
     });
-    const cursor = svg(image, "line", { y1: TOP, y2: HEIGHT - BOTTOM, stroke: "#9aa5b3", visibility: "hidden" });
+    const cursor = svg(image, "line", { y1: TOP, y2: HEIGHT - BOTTOM, class: "axis", visibility: "hidden" });
     const tip = html(figure, "div", "tip");
     image.addEventListener("pointermove", (event) => {
       const box = image.getBoundingClientRect();
