@@ -47,6 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "weight-2": {"weight": 2.0},
     "ssim-0.03": {"ssim_weight": 0.03},
     "ssim-0.1": {"ssim_weight": 0.1},
+    "ssim-0.3": {"ssim_weight": 0.3},
     "ema": {"ema": 0.999},
     "lr-1e-3": {"lr": 1e-3},
     "lr-4e-3": {"lr": 4e-3},
