@@ -72,7 +72,7 @@ EXPERIMENTS = {
         measured=_SRI24,
         training_slices=[[4, 30], [54, 74]],
         measured_slices=[34, 50],
-        steps=1000,
+        steps=1500,
     ),
 }
 
