@@ -16,8 +16,8 @@ from quality_lib.methods import Method
 from quality_lib.plans import Plan, describe
 
 SAVE_SECONDS = 60.0
-# What a second of the budget is. "cpu": of this process on all its threads, the same whatever else runs on
-# the machine, and fair between methods on one thread only.
+# What a second of the budget is. "cpu": of this process on all its threads, which other jobs on the
+# machine touch less (by its caches and clock), and fair between methods on one thread only.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
