@@ -34,9 +34,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(21, "a folder of this name exists")
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{path.name[:100]}.{_owner()}.", suffix=".part", dir=path.parent
-        )
+        start = os.fsencode(path.name)[:100].decode(errors="ignore")  # a name ends at 255 bytes
+        handle, temporary = tempfile.mkstemp(prefix=f".{start}.{_owner()}.", suffix=".part", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()

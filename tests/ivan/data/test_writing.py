@@ -27,6 +27,15 @@ def test_folders_are_made_and_old_files_replaced(tmp_path, source):
     assert os.listdir(path.parent) == ["a.nii.gz"]
 
 
+def test_long_names_of_long_letters(tmp_path, monkeypatch):
+    """Up to 255 bytes, of which the temporary name has more than the file's own."""
+    monkeypatch.setattr("platform.node", lambda: "n" * 64)
+    path = tmp_path / ("\U00020000" * 60 + ".nii.gz")
+    with atomic_file(path) as file:
+        file.write(b"a")
+    assert path.read_bytes() == b"a"
+
+
 def test_equal_volumes_give_equal_bytes(tmp_path, source):
     one = write_volume(tmp_path / "1.nii.gz", source.data, source).read_bytes()
     assert write_volume(tmp_path / "2.nii.gz", source.data, source).read_bytes() == one
