@@ -139,9 +139,11 @@ def dicom_files(root: Path, skip: Callable[[Path, str], None] | None = None) -> 
     tell = skip or (lambda path, said: None)
     found, empty = [], []
     for path in files_below(root, lambda error: tell(Path(error.filename), _unreadable(error))):
-        if path.name.upper() == "DICOMDIR" or image_suffix(path) or not path.is_file():
+        if path.name.upper() == "DICOMDIR" or image_suffix(path):
             continue
         try:
+            if not path.is_file():
+                continue
             if is_dicom(path):
                 found.append(path)
             elif path.stat().st_size == 0:

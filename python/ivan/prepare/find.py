@@ -119,14 +119,18 @@ def find_raw(
         images = {name: case.images[name] for name in found.modalities if name in case.images}
         if first not in images or len(images) < needed:
             lacks = f"no {first}" if first not in images else f"only {first}"
-            found.skipped.append(f"{case.name}: {lacks}, so there is nothing to pair; left out")
+            why = ", so there is nothing to pair" if needed > 1 else ""
+            found.skipped.append(f"{case.name}: {lacks}{why}; left out")
             continue
         found.cases.append(RawCase(case.name, case.patient, images, case.notes))
     if not found.cases:
+        another, hint = "", ""
+        if needed > 1:
+            another = " and another modality"
+            hint = "; patients with one modality are taken where one --modality is given"
         raise InputError(
-            f"{root}: no case has {first} and another modality ({'; '.join(found.skipped[-4:])}); "
-            "check --modality, --reference and --map; patients with one modality are taken where one "
-            "--modality is given"
+            f"{root}: no case has {first}{another} ({'; '.join(found.skipped[-4:])}); "
+            f"check --modality, --reference and --map{hint}"
         )
     return found
 

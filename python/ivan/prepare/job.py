@@ -124,6 +124,8 @@ def _check_out(raw: Path, out: Path) -> None:
     if inner == outer or outer in inner.parents or inner in outer.parents:
         raise InputError(f"--out: {out} and {raw} lie in each other; choose a folder beside the raw one")
     there = next(path for path in (inner, *inner.parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: {there} is a file, expected a folder; choose another one")
     if not os.access(there, os.W_OK | os.X_OK):  # known before an hour of reading
         raise InputError(f"--out: no permission to write in {there}; choose another folder")
     if out.is_dir() and any(out.iterdir()) and not (out / _MARK).is_file():

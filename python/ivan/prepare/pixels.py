@@ -64,6 +64,7 @@ class PixelReader:
     def _load(self, path: Path) -> None:
         import warnings
 
+        self._path = self._data = None  # nothing of the file before, should this one fail
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._data = require_pydicom().dcmread(path, force=True)

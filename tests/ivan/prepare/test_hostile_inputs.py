@@ -81,6 +81,24 @@ def test_what_cannot_be_read_and_empty_files_are_named(
     assert list(records(tmp_path / "out")) == ["good"]
 
 
+def test_a_folder_that_can_be_listed_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the permission to search it, not even the kind of its files is known."""
+    patient(tmp_path / "raw", "good")
+    patient(tmp_path / "raw", "listed")
+    original = Path.is_file
+
+    def is_file(path: Path, **options: bool) -> bool:
+        if "listed" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path, **options)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    said: list[str] = []
+    assert len(dicom.dicom_files(tmp_path / "raw", lambda path, line: said.append(line))) == 20
+    assert len(said) == 20
+    assert all("cannot be read (Permission denied)" in line for line in said)
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     patient(tmp_path / "raw", "good")
     patient(tmp_path / "raw", "locked")
@@ -272,3 +290,6 @@ def test_a_read_only_place_is_known_before_anything_is_read(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     assert ivan(["prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "new" / "out")]) == 2
     assert f"no permission to write in {tmp_path}" in capsys.readouterr().err
+    (tmp_path / "file").write_bytes(b"")
+    assert ivan(["prepare", str(tmp_path / "raw"), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert f"{tmp_path / 'file'} is a file, expected a folder" in capsys.readouterr().err
