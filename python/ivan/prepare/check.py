@@ -97,6 +97,7 @@ def compare(
     distance = float(np.linalg.norm(_summit(moved, shift) * cells))
     distance = distance if best - 1 > 1.05 * (zero - 1) else 0.0
     centre = np.argwhere(head).mean(axis=0) if head.any() else (np.array(a.shape) - 1) / 2
+    centre -= shift  # where it lies in the other, which is turned before it is moved
 
     def turned(steps: Steps) -> float:
         levels, inside_too = _turned(q, seen, _rotation(steps), centre, np.array(cells))

@@ -15,6 +15,7 @@ from dicom_phantom import axial_affine, grid, head, write_series
 from ivan.cli import run as ivan
 from ivan.data import read_volume
 from ivan.data.datalist import read_datalist
+from ivan.data.writing import _owner
 from ivan.errors import RunError
 from ivan.prepare import job as job_module
 from ivan.prepare import prepare
@@ -137,6 +138,11 @@ def test_new_patients_with_the_source_alone(
     write_series(raw / "two" / "t1", "T1", patient="two", study="1.9", **SMALL)
     assert ivan(["prepare", str(raw), "--out", str(out)]) == 2
     assert "patients with one modality are taken where one --modality is given" in capsys.readouterr().err
+    write_series(tmp_path / "lone", "T1", **SMALL)
+    for path in sorted((tmp_path / "lone").iterdir())[1:]:
+        path.unlink()
+    assert ivan(["prepare", str(tmp_path / "lone"), "--out", str(out), "--modality", "T1"]) == 2
+    assert "no case has T1 (" in capsys.readouterr().err  # and no word of another modality
     assert ivan(["prepare", str(raw), "--out", str(out), "--modality", "T1"]) == 0
     assert "synthesise with: ivan synthesize" in capsys.readouterr().out
     assert "&ndash;" in (out / "quality.html").read_text()
@@ -166,7 +172,8 @@ def test_second_call_keeps_what_is_there_and_makes_the_rest(
     before = kept.stat().st_mtime_ns, (out / "T2" / "anna.nii.gz").read_bytes()
     (out / "T2" / "anna.nii.gz").write_bytes(b"half")  # of another size: made again
     os.utime(raw / "carla7" / "s1" / "IM0000")  # a changed source: made again
-    leftover = out / "T2" / f".anna.nii.gz.{os.uname().nodename}+999999999.abc.part"
+    machine = _owner().partition("+")[0]
+    leftover = out / "T2" / f".anna.nii.gz.{machine}+999999999.abc.part"
     leftover.write_bytes(b"killed")
     prepare(raw, out)
     said = capsys.readouterr().out
@@ -217,8 +224,11 @@ def test_check_measures_the_distance(shift: float) -> None:
     assert bool(match.warnings("T1", "T2")) == (shift > 0)
 
 
-@pytest.mark.parametrize(("axis", "degrees"), [(0, 16.0), (0, -8.0), (2, -8.0), (2, 0.0)])
-def test_check_measures_turns(axis: int, degrees: float) -> None:
+@pytest.mark.parametrize(
+    ("axis", "degrees", "shift"),
+    [(0, 16.0, 0.0), (0, -8.0, 0.0), (2, -8.0, 0.0), (2, 0.0, 0.0), (2, 16.0, 12.0)],
+)
+def test_check_measures_turns(axis: int, degrees: float, shift: float) -> None:
     """About x and z: about y this head is nearly round."""
     affine = lps_to_ras(axial_affine((60, 64, 40), (3.0, 3.0, 4.0)))
     points = grid((60, 64, 40), affine)
@@ -227,9 +237,10 @@ def test_check_measures_turns(axis: int, degrees: float) -> None:
     turn[i, i] = turn[j, j] = np.cos(np.radians(degrees))
     turn[i, j] = np.sin(np.radians(degrees))
     turn[j, i] = -turn[i, j]
-    other = head(points @ turn, "T2")
+    other = head((points + np.array([0, shift, 0])) @ turn, "T2")
     match = compare(head(points), other, np.ones((60, 64, 40), bool), (3.0, 3.0, 4.0))
     assert match.angle == pytest.approx(abs(degrees), abs=4.1)
+    assert match.shift == pytest.approx(shift, abs=1.6)
     assert bool(match.warnings("T1", "T2")) == (degrees != 0)
 
 
