@@ -59,12 +59,7 @@ class Sorted:
 def sort_series(headers: Sequence[Header]) -> Sorted:
     """Group slices by series; split series that mix sizes, orientations or echoes, and say so."""
     found = Sorted()
-    # Careless anonymisation gives one UID to several series: their numbers and descriptions still differ.
-    by_series: dict[tuple[str, str, int, str], list[Header]] = {}
-    for header in headers:
-        key = (header.patient, header.series, header.series_number, header.description)
-        by_series.setdefault(key, []).append(header)
-    for group in by_series.values():
+    for group in _by_series(headers):
         group.sort(key=lambda header: str(header.path))
         stacks: list[list[Frame]] = []
         for frame in (frame for header in group for frame in header.frames):
@@ -90,6 +85,28 @@ def sort_series(headers: Sequence[Header]) -> Sorted:
                 "each is looked at by itself"
             )
     return found
+
+
+def _by_series(headers: Sequence[Header]) -> list[list[Header]]:
+    """Headers of one patient, UID, series number and description.
+
+    Careless anonymisation gives one UID to several series: their numbers and descriptions still differ. Where
+    it took these from some slices only, those go to the one series of the UID that they fit.
+    """
+    groups: dict[tuple[str, str], dict[tuple[int, str], list[Header]]] = {}
+    for header in headers:
+        of_uid = groups.setdefault((header.patient, header.series), {})
+        of_uid.setdefault((header.series_number, header.description), []).append(header)
+    for of_uid in groups.values():
+        for number, description in [key for key in of_uid if not all(key)]:
+            fitting = [
+                key
+                for key in of_uid
+                if key != (number, description) and number in (0, key[0]) and description in ("", key[1])
+            ]
+            if len(fitting) == 1:
+                of_uid[fitting[0]] += of_uid.pop((number, description))
+    return [group for of_uid in groups.values() for group in of_uid.values()]
 
 
 def _parallel(a: Frame, b: Frame) -> bool:

@@ -138,6 +138,22 @@ def test_one_uid_for_all_series_by_careless_anonymisation(tmp_path: Path) -> Non
         expect_head(tmp_path / "out" / contrast / "anna.nii.gz", contrast)
 
 
+@pytest.mark.parametrize(
+    "tags", [("SeriesDescription",), ("SeriesNumber", "SeriesDescription", "ProtocolName")]
+)
+def test_slices_of_one_series_that_lost_its_name(tmp_path: Path, tags: tuple[str, ...]) -> None:
+    patient(tmp_path / "raw", "anna")
+    for number, file in enumerate(sorted((tmp_path / "raw" / "anna" / "T2").iterdir())):
+        if number % 3 == 0:
+            data = pydicom.dcmread(file)
+            for tag in tags:
+                if tag in data:
+                    delattr(data, tag)
+            data.save_as(file)
+    prepare(tmp_path / "raw", tmp_path / "out", progress=False)
+    expect_head(tmp_path / "out" / "T2" / "anna.nii.gz", "T2")
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_slice_that_came_twice_under_another_uid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], same: bool
