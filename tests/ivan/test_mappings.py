@@ -119,6 +119,8 @@ def test_cases_that_lack_a_modality(
     assert "head0: no PD, skipped" in said
     assert "head1: no T2, skipped" in said
     assert json.loads((run / "split.json").read_text()) == {"training": ["third"], "validation": []}
+    page = (run / "report.html").read_text()
+    assert all(line in page for line in ("head0: no PD, skipped", "head1: no T2, skipped"))
     out = tmp_path / "out"
     assert ivan(f"synthesize --run {run} --data {data} --out {out} --device cpu --quiet".split()) == 0
     made = {path.name for path in (out / "T2").iterdir()}
