@@ -220,6 +220,19 @@ def test_total_variation_smooths_the_table(quality: Any, ixi: Path) -> None:
     assert np.abs(np.diff(smooth, axis=3)).sum() < np.abs(np.diff(plain, axis=3)).sum()
 
 
+def test_a_folder_with_a_case_that_lacks_a_modality(
+    quality: Any, ixi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (ixi / "IXI014-Guys-0814-T2.nii.gz").unlink()
+    split = tmp_path / "split.json"
+    split.write_text('{"training": ["IXI002-Guys-0802"], "validation": ["IXI012-Guys-0812"]}')
+    line = ["run", "folder", "--data", str(ixi), "--split", str(split), "--from", "T1", "--to", "T2"]
+    line += ["--methods", "ivan,unet,table", "--seeds", "5,6", "--out", str(tmp_path / "out"), *TINY]
+    assert quality.main(line) == 0
+    assert "IXI014-Guys-0814: no T2, skipped" in capsys.readouterr().err
+    assert "| forward | T2 | unet | 2 |" in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_cases_of_unequal_sizes(quality: Any, ixi: Path) -> None:
     """As the eight reductions of one head are."""
     from quality_lib.measure import tables

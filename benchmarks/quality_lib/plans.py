@@ -109,9 +109,10 @@ def shared_plan(name: str, out: Path) -> Plan:
 
 def folder_plan(data: Path, split: Path, sources: tuple[str, ...], targets: tuple[str, ...]) -> Plan:
     """Any data folder with a split file: its validation part is what is measured."""
-    from ivan.data import find_cases, make_split
+    from ivan.data import make_split
+    from ivan.inference import find
 
-    found = make_split(find_cases(data, (*sources, *targets)), file=split)
+    found = make_split(find((*sources, *targets), data), file=split)
     if not found.validation:
         raise InputError(f'{split}: "validation" is empty, expected the cases to measure')
     words = f"each volume by its own 99.5th foreground percentile; {split}"

@@ -109,7 +109,7 @@ def figure(runs: list[dict[str, Any]], path: Path) -> None:
         means, spreads = zip(*(row["figures"]["psnr"] for row in own), strict=True)
         spreads = [0 if math.isnan(s) else s for s in spreads]
         axis.barh([row["method"] for row in own], means, xerr=spreads, color="#4a7ab5", ecolor="black")
-        axis.set_xlim(left=min(means) - 2)
+        axis.set_xlim(left=min(mean - spread for mean, spread in zip(means, spreads, strict=True)) - 2)
         axis.set_xlabel("PSNR [dB]")
         axis.set_title(f"{panel[0]}: {panel[1]}")
     fig.tight_layout()

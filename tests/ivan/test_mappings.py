@@ -119,6 +119,8 @@ def test_cases_that_lack_a_modality(
     assert "head0: no PD, skipped" in said
     assert "head1: no T2, skipped" in said
     assert json.loads((run / "split.json").read_text()) == {"training": ["third"], "validation": []}
+    page = (run / "report.html").read_text()
+    assert all(line in page for line in ("head0: no PD, skipped", "head1: no T2, skipped"))
     out = tmp_path / "out"
     assert ivan(f"synthesize --run {run} --data {data} --out {out} --device cpu --quiet".split()) == 0
     made = {path.name for path in (out / "T2").iterdir()}
@@ -127,6 +129,30 @@ def test_cases_that_lack_a_modality(
     assert ivan(f"evaluate --run {run} --data {data} --device cpu --quiet".split()) == 0
     rows = json.loads((run / "evaluation" / "metrics.json").read_text())["cases"]
     assert {row["case"] for row in rows} == {"third"}
+    # A reader of the report, who saw no terminal, is told whose numbers it does not hold.
+    page = (run / "evaluation" / "report.html").read_text()
+    assert all(line in page for line in ("head0: no PD, skipped", "head1: no T2, skipped"))
+    (out / "T2" / "head1.nii.gz").rename(out / "T2" / "fourth.nii.gz")
+    assert ivan(f"evaluate --prediction {out} --reference {data} --quiet".split()) == 0
+    line = f"fourth: has T2 in {out} only, skipped"
+    assert line in capsys.readouterr().err
+    assert line in json.loads((out / "evaluation" / "metrics.json").read_text())["warnings"]
+    assert line in (out / "evaluation" / "report.html").read_text()
+
+
+def test_a_report_says_what_was_resampled(phantoms: Path, tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    for name in ("T1", "T2"):
+        (data / name).mkdir(parents=True)
+        image = nib.load(phantoms / name / "head0.nii.gz")
+        if name == "T2":
+            image = image.slicer[1:, :, :]
+        nib.save(image, data / name / "head0.nii")
+    line = ["train", "--data", str(data), "--out", str(run), *options(("T1",), ("T2",)), *TINY]
+    assert ivan([*line, "--validation", "0"]) == 0
+    assert ivan(f"evaluate --run {run} --data {data} --direction forward --device cpu --quiet".split()) == 0
+    said = json.loads((run / "evaluation" / "metrics.json").read_text())["warnings"]
+    assert any("T2/head0.nii resampled" in line for line in said)
 
 
 def test_two_inputs_beat_each_of_them(tmp_path: Path) -> None:

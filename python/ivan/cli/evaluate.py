@@ -139,19 +139,12 @@ def parse_slices(text: str) -> tuple[int, int] | None:
 
 def show(result: Evaluation) -> None:
     """Print the table and the protocol."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from ivan.cli.tables import plain_console, print_table
     from ivan.evaluation.result import COLUMNS
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=160)
-    table = Table("case", "direction", "target")
+    console = plain_console()
     protocols = result.protocols()
     columns = [column for column in COLUMNS if column[0] in protocols]
-    for _, label, unit, _ in columns:
-        table.add_column(f"{label} {unit}".strip(), justify="right")
 
     def cells(values: dict[str, float]) -> list[str]:
         return [
@@ -159,20 +152,25 @@ def show(result: Evaluation) -> None:
             for key, _, unit, _ in columns
         ]
 
-    for row in result.cases:
-        table.add_row(
-            row.case + (" (trained on)" if row.in_training else ""),
-            row.direction,
-            row.target,
-            *cells(row.values),
+    rows = [
+        (
+            (row.case + (" (trained on)" if row.in_training else ""), row.direction, row.target),
+            cells(row.values),
         )
-    if len(result.cases) > len(result.means()):
-        table.add_section()
-        for mean in result.means():
-            name = f"mean of {mean['cases']} cases"
-            table.add_row(name, str(mean["direction"]), str(mean["target"]), *cells(mean["values"]))
-    console.print(table)
+        for row in result.cases
+    ]
+    means = [
+        ((_mean_of(mean["cases"]), mean["direction"], mean["target"]), cells(mean["values"]))
+        for mean in result.means()
+    ]
+    titles = [f"{label} {unit}".strip() for _, label, unit, _ in columns]
+    sections = [rows, means] if len(rows) > len(means) else [rows]
+    print_table(console, ("case", "direction", "target"), titles, sections)
     console.print("; ".join(f"{name}: {value}" for name, value in result.protocol.items()), markup=False)
     for key, label, _, better in columns:
         if better:
             console.print(f"{label}: {protocols[key]}", markup=False)
+
+
+def _mean_of(cases: int) -> str:
+    return f"mean of {cases} case{'' if cases == 1 else 's'}"

@@ -141,37 +141,28 @@ def fuse(
 
 def show(result: FusionResult) -> None:
     """Print the tables (means over cases where there are several) and the protocol."""
-    from rich.console import Console
-    from rich.table import Table
-
+    from ivan.cli.tables import plain_console, print_table
     from ivan.fusion.measure import DECOMPOSITION_COLUMNS, FUSION_COLUMNS
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=160)
+    console = plain_console()
     means = result.means()
     for title, columns, chosen in (
-        ("fused image", FUSION_COLUMNS, [m for m in means if m["part"] == "fusion"]),
-        ("decomposition", DECOMPOSITION_COLUMNS, [m for m in means if m["part"] != "fusion"]),
+        ("image", FUSION_COLUMNS, [m for m in means if m["part"] == "fusion"]),
+        ("decomposed", DECOMPOSITION_COLUMNS, [m for m in means if m["part"] != "fusion"]),
     ):
-        if not chosen:
-            continue
-        table = Table(title, "method", "cases")
-        for _, label, unit in columns:
-            table.add_column(f"{label} {unit}".strip(), justify="right")
+        rows = []
         for mean in chosen:
-            values = mean["values"]
-            cells = [
-                f"{values[key]:.1e}" if key == "largest_error" else f"{values[key]:.4f}"
+            name = "fused" if mean["part"] == "fusion" else mean["part"]
+            values = [
+                f"{mean['values'][key]:.1e}" if key == "largest_error" else f"{mean['values'][key]:.4f}"
                 for key, _, _ in columns
             ]
-            name = "" if mean["part"] == "fusion" else mean["part"]
-            table.add_row(name, mean["method"], str(mean["cases"]), *cells)
-        console.print(table)
+            rows.append(((name, mean["method"], str(mean["cases"])), values))
+        if rows:
+            titles = [f"{label} {unit}".strip() for _, label, unit in columns]
+            print_table(console, (title, "method", "cases"), titles, [rows])
     console.print("; ".join(f"{name}: {value}" for name, value in result.protocol.items()), markup=False)
-    said = {}
-    for row in result.rows:
-        said.update(row.protocol)
+    protocols = result.protocols()
     for key, label, _ in (*FUSION_COLUMNS, *DECOMPOSITION_COLUMNS):
-        if key in said:
-            console.print(f"{label}: {said[key]}", markup=False)
+        if key in protocols:
+            console.print(f"{label}: {protocols[key]}", markup=False)

@@ -74,12 +74,14 @@ def png_colours(path: Path) -> np.ndarray | None:
 
 
 def _gray(path: Path, image: Any, luma: bool) -> np.ndarray:
+    if "transparency" in image.info and not image.mode.startswith("I"):  # of a palette, or one value
+        image = image.convert("RGBA")
     if image.mode == "1":
         return np.asarray(image, dtype=np.float32)
     if image.mode.startswith("I"):  # 16 bits; older Pillow calls them "I"
         return (np.asarray(image).astype(np.float64) / 65535).astype(np.float32)
     if image.mode == "P":
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        image = image.convert("RGB")
     array = np.asarray(image)
     if array.ndim == 2:
         return array.astype(np.float32) / np.float32(255)

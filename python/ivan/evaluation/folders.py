@@ -55,7 +55,7 @@ def evaluate_folders(
     span = data_range or 1.0
     jobs = []
     by_name: dict[str, list[Pair]] = {}
-    found = find_pairs(prediction, reference, lesions)
+    found, unpaired = find_pairs(prediction, reference, lesions)
     check_lesions([pair.case for pair in found], lesions)
     for pair in found:
         by_name.setdefault(pair.modality, []).append(pair)
@@ -101,11 +101,11 @@ def evaluate_folders(
         "prediction": str(prediction),
         "reference": str(reference),
     }
-    return Evaluation(rows, common, views, left_out.lines, failure)
+    return Evaluation(rows, common, views, [*unpaired, *left_out.lines], failure)
 
 
-def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> list[Pair]:
-    """Predictions with their references.
+def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> tuple[list[Pair], list[str]]:
+    """Predictions with their references, and one line for each that has none (told on standard error too).
 
     Where `prediction` has a folder for each modality, both folders are searched for that modality by the
     rules of `find_cases` (with the masks that `lesions` names); otherwise files with the same names are
@@ -132,10 +132,11 @@ def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> list[Pai
     ]
     if not modalities:
         cases = find_cases_in_folders({"reference": reference, "prediction": prediction})
-        for line in [*cases.skipped, *cases.notes]:
+        lines = [*cases.skipped, *cases.notes]
+        for line in lines:
             warn(line)
-        return [Pair("reference", case, case.files["prediction"]) for case in cases]
-    pairs = []
+        return [Pair("reference", case, case.files["prediction"]) for case in cases], lines
+    pairs, lines = [], []
     for name in modalities:
         made = {case.name: case.files[name] for case in find_cases(prediction, [name])}
         real = {c.name: c for c in find_cases(reference, [name], optional=[lesions] if lesions else [])}
@@ -145,9 +146,12 @@ def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> list[Pai
                 f"'{min(real)}'; give both the same file name"
             )
         for missing in sorted(set(made) ^ set(real)):
-            warn(f"{missing}: has {name} in one of the folders only, skipped")
+            lines.append(
+                f"{missing}: has {name} in {reference if missing in real else prediction} only, skipped"
+            )
+            warn(lines[-1])
         pairs += [Pair(name, real[case], made[case]) for case in made if case in real]
-    return pairs
+    return pairs, lines
 
 
 def _read(

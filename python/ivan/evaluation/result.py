@@ -7,7 +7,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,8 @@ class Evaluation:
         cases: one entry a case, modality and direction.
         protocol: what holds for all of them: scaling, data range, mask, slices, weights.
         views: images of the first cases, as a report shows them.
-        warnings: one line for each case left out, input unlike the training images, and clipped prediction.
+        warnings: one line for each case skipped or left out, image resampled, input unlike the training
+            images, and clipped prediction.
         left_out: what to raise once the others are shown where files could not be used, else None.
     """
 
@@ -96,11 +97,7 @@ class Evaluation:
 
     def protocols(self) -> dict[str, str]:
         """Metric -> how it was measured. Counts that differ among rows are ranges ("36 to 90 slices")."""
-        said: dict[str, list[str]] = {}
-        for row in self.cases:
-            for key, text in row.protocol.items():
-                said.setdefault(key, []).append(text)
-        return {key: common_protocol(texts) for key, texts in said.items()}
+        return protocols_of(row.protocol for row in self.cases)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; infinite numbers (PSNR of equal images) as the text "inf"."""
@@ -195,6 +192,15 @@ def run_record(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             if isinstance(record, dict):
                 records.append(record)
     return TrainConfig.read(run / "config.json").to_json(), records
+
+
+def protocols_of(rows: Iterable[dict[str, str]]) -> dict[str, str]:
+    """Metric -> `common_protocol` of all rows that have it."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for key, text in row.items():
+            said.setdefault(key, []).append(text)
+    return {key: common_protocol(texts) for key, texts in said.items()}
 
 
 def common_protocol(texts: Sequence[str]) -> str:

@@ -74,6 +74,7 @@ def evaluate_run(
         lesions=lesions,
         uncertainty=uncertainty,
     )
+    result.warnings = [*cases.skipped, *cases.notes, *result.warnings]
     if seen := sorted({row.case for row in result.cases if row.in_training}):
         from ivan.inference import warn
 
@@ -163,7 +164,9 @@ def _evaluate_case(
             predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
         else:
             predicted = predictor.predict(shown, inverse, (start, stop), clipped)
-        warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
+        warnings += (
+            loaded.notes + predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
+        )
         lesion_file = item.case.files.get(lesions)
         word = "inverse" if inverse else "forward"
         for index, name in enumerate(names):

@@ -135,7 +135,7 @@ def fuse(
             if len(result.views) < VIEWED_CASES:
                 result.views.append(view(loaded, fuser.sources, fused, decomposed, colours))
     result.left_out = left_out.summary("written")
-    result.warnings = [*left_out.lines, *result.warnings]
+    result.warnings = [*cases.skipped, *cases.notes, *left_out.lines, *result.warnings]
     if not result.rows:
         raise unmeasured
     write_results(result, out, fuser)

@@ -55,9 +55,9 @@ class FusionResult:
 
     Attributes:
         rows: the numbers. protocol: what holds for all of them. views: pictures of the first cases. files:
-            those written. warnings: cases left out, and what was done to images before they were fused
-            (resampling), one line each. left_out: what to raise once the others are shown where files could
-            not be used, else None.
+            those written. warnings: cases skipped or left out, and what was done to images before they were
+            fused (resampling), one line each. left_out: what to raise once the others are shown where files
+            could not be used, else None.
     """
 
     rows: list[FusionRow] = field(default_factory=list)
@@ -75,8 +75,16 @@ class FusionResult:
             {"case": r.case, "part": r.part, "method": r.method, "values": r.values, "protocol": r.protocol}
             for r in self.rows
         ]
-        content: dict[str, Any] = plain({"protocol": self.protocol, "rows": rows, "means": self.means()})
+        content: dict[str, Any] = plain(
+            {"protocol": self.protocol, "rows": rows, "means": self.means(), "warnings": self.warnings}
+        )
         return content
+
+    def protocols(self) -> dict[str, str]:
+        """Metric -> how it was measured. Counts that differ among rows are ranges ("36 to 90 slices")."""
+        from ivan.evaluation.result import protocols_of
+
+        return protocols_of(row.protocol for row in self.rows)
 
     def means(self) -> list[dict[str, Any]]:
         """Mean over cases for each part and method."""
@@ -111,10 +119,7 @@ class FusionResult:
         """The table of a report."""
         from ivan.report import Column, MetricRow, MetricTable
 
-        protocols: dict[str, str] = {}
-        for row in self.rows:
-            for key, text in row.protocol.items():
-                protocols.setdefault(key, text)
+        protocols = self.protocols()
         columns = [
             Column(
                 key, label, protocols[key], unit, "lower" if key in ("nmse", "largest_error") else "higher"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ivan.errors import InputError
 
 if TYPE_CHECKING:
-    from ivan.data import Case
+    from ivan.data import Case, CaseList
 
 
 def find(
@@ -21,7 +21,7 @@ def find(
     roots: dict[str, str] | None = None,
     *,
     optional: Sequence[str] = (),
-) -> list[Case]:
+) -> CaseList:
     """The cases in `data` (or in one folder a modality); those left out are told on standard error."""
     from ivan.data import find_cases, find_cases_in_folders
     from ivan.data.datalist import is_datalist, read_datalist

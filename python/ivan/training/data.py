@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunData:
-    """Split and data sets of a run; `validation` is None where nothing is held out."""
+    """Split and data sets of a run; `validation` is None where nothing is held out.
+
+    `notes`: a line for each case that was skipped, each image that was resampled, and empty slices.
+    """
 
     split: Split
     training: SliceDataset
     validation: SliceDataset | None
+    notes: tuple[str, ...] = ()
 
 
 def load_data(
@@ -87,10 +91,11 @@ def load_data(
     validation = None
     if split.validation:
         validation = SliceDataset(split.validation, config.sources, config.targets, training=False, **common)
+    read = dict.fromkeys([*training.notes, *(validation.notes if validation else [])])
     if on_case:
-        for note in dict.fromkeys([*training.notes, *(validation.notes if validation else [])]):
+        for note in read:
             on_case(note)
-    return RunData(split, training, validation)
+    return RunData(split, training, validation, (*cases.skipped, *cases.notes, *read))
 
 
 def target_of(config: TrainConfig) -> Callable[[np.ndarray], np.ndarray] | None:

@@ -232,6 +232,7 @@ def _report(run: Path, config: TrainConfig, trainer: Trainer, data: RunData) -> 
         history=history,
         cases=found.views,
         metrics=found.to_table() if found.views else None,
+        notes=data.notes,
         warnings=found.warnings,
         environment={"Trained on": {"device": str(trainer.device)}, **collect()},
     )

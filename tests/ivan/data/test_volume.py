@@ -14,6 +14,7 @@ from PIL import Image
 from ivan.data import read_volume, volume_to_slices, write_volume
 from ivan.data.matfile import read_matrix
 from ivan.data.planes import PLANES, slices_to_volume
+from ivan.errors import InputError
 
 ORIENTATIONS = [
     (order, signs)
@@ -164,6 +165,21 @@ def test_png_of_8_and_16_bits(tmp_path):
         assert np.allclose(volume_to_slices(found.data)[0], expected, atol=1e-7), name
     Image.fromarray(gray).convert("P").save(tmp_path / "palette.png")
     assert np.allclose(volume_to_slices(read_volume(tmp_path / "palette.png").data)[0], expected, atol=1e-7)
+
+
+def test_png_with_one_transparent_value(tmp_path):
+    """A gray, colour or palette PNG may name one value as transparent; it matters where a pixel has it."""
+    gray = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    kinds = {"gray": (Image.fromarray(gray), 7, 99)}
+    kinds["colour"] = (Image.fromarray(np.stack([gray] * 3, axis=-1)), (7, 7, 7), (9, 9, 8))
+    kinds["palette"] = (Image.fromarray(gray).convert("P"), 7, 99)
+    for name, (image, present, absent) in kinds.items():
+        image.save(tmp_path / f"{name}.png", transparency=present)
+        with pytest.raises(InputError, match="transparent pixels"):
+            read_volume(tmp_path / f"{name}.png")
+        image.save(tmp_path / f"{name}.png", transparency=absent)
+        found = volume_to_slices(read_volume(tmp_path / f"{name}.png").data)[0]
+        assert np.allclose(found, gray / 255, atol=1e-7)
 
 
 def test_png_clips_what_it_cannot_hold(tmp_path):

@@ -276,6 +276,15 @@ def test_resampling_is_told(volumes: Path, tmp_path: Path, capsys: pytest.Captur
     assert "resampled" in (out / "report.html").read_text()
 
 
+def test_the_report_names_pairs_without_a_partner(volumes: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(volumes, data)
+    (data / "CT" / "c0.nii.gz").unlink()
+    assert ivan(f"fuse --data {data} --from MRI --from CT --out {out} --quiet".split()) == 0
+    assert json.loads((out / "metrics.json").read_text())["warnings"] == ["c0: no CT, skipped"]
+    assert "c0: no CT, skipped" in (out / "report.html").read_text()
+
+
 def test_two_colour_sources_are_refused(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
