@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from real_run import block_means
+from real_run import write_reduced
+from several_inputs import SHORT
 
 REPO = Path(__file__).resolve().parent.parent
 TARGETS = ("laplacian", "wavelet", "unsupervised")
@@ -58,12 +59,6 @@ PAIRS = {
     "pet": _templates("PET", "PET_template.nii.gz"),
     "spect": _templates("SPECT", "SPECT_template.nii.gz"),
 }
-SHORT = {  # minutes, not hours: the defaults of `ivan train` with a smaller network on patches
-    "blocks": 4,
-    "growth": 16,
-    "patch_size": 48,
-    "threads": 1,
-}
 
 
 def prepare(pair: Pair, shared: Path, out: Path) -> None:
@@ -72,8 +67,6 @@ def prepare(pair: Pair, shared: Path, out: Path) -> None:
 
     Every volume is read onto the first modality's grid and divided by its own foreground percentile.
     """
-    import nibabel as nib
-
     from ivan.data import Case, load_case
 
     names = list(pair.training)
@@ -86,14 +79,8 @@ def prepare(pair: Pair, shared: Path, out: Path) -> None:
         for index, name in enumerate(names):
             volume = loaded.to_volume(loaded.slices[:, index])
             for number, phase in enumerate(phases if part == "train" else phases[:1]):
-                written = block_means(volume, phase).astype(np.float32) if pair.reduce else volume
-                affine = loaded.reference.affine @ np.diag([factor, factor, factor, 1])
-                centre = np.array(phase) + (factor - 1) / 2  # of the first block
-                centre[2] += factor * first
-                affine[:3, 3] = (loaded.reference.affine @ [*centre, 1])[:3]
                 path = out / part / name / f"head{number}.nii.gz"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                nib.Nifti1Image(written[:, :, first:end], affine).to_filename(path)
+                write_reduced(volume, loaded.reference.affine, phase, factor, first, end, path)
     training = [{"case": f"head{k}", "slices": s} for k in range(len(phases)) for s in pair.training_slices]
     (out / "split.json").write_text(json.dumps({"training": training, "validation": []}))
 

@@ -84,13 +84,32 @@ def block_means(volume: np.ndarray, offset: Sequence[int] = (0, 0, 0)) -> np.nda
     return volume[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
 
 
+def write_reduced(
+    volume: np.ndarray,
+    affine: np.ndarray,
+    phase: Sequence[int],
+    factor: int,
+    first: int,
+    end: int | None,
+    path: Path,
+) -> None:
+    """Write axial slices `first` to `end` of [X, Y, Z], reduced by `factor` (1, or 2: the block means that
+    start at voxel `phase`), where they lie by the `affine` of the unreduced volume."""
+    import nibabel as nib
+
+    reduced = block_means(volume, phase).astype(np.float32) if factor > 1 else volume
+    own = affine @ np.diag([factor, factor, factor, 1])
+    centre = np.array(phase) + (factor - 1) / 2 + np.array([0, 0, factor * first])  # of the first block
+    own[:3, 3] = (affine @ [*centre, 1])[:3]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(reduced[:, :, first:end], own).to_filename(path)
+
+
 def prepare(experiment: Experiment, shared: Path, out: Path) -> None:
     """Write the reduced volumes to out/train and out/test, and out/split.json for the training part.
 
     For training, every volume is reduced eight times, with the blocks starting at each of the 2x2x2 voxels.
     """
-    import nibabel as nib
-
     from ivan.data import read_volume
 
     phases = list(itertools.product((0, 1), repeat=3))
@@ -104,14 +123,9 @@ def prepare(experiment: Experiment, shared: Path, out: Path) -> None:
                 volume = read_volume(shared / "data" / experiment.folder / name)
                 scaled = volume.data / np.percentile(volume.data[volume.data > 0], 99.5)
                 for number, offset in enumerate(offsets):
-                    affine = volume.affine @ np.diag([2, 2, 2, 1])
-                    centre = np.array(offset) + 0.5  # of the first block
-                    affine[:3, 3] = (volume.affine @ [*centre, 1])[:3]
                     label = f"{case}_phase{number}" if part == "train" else case
                     path = out / part / modality / f"{label}.nii.gz"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    reduced = block_means(scaled, offset).astype(np.float32)
-                    nib.Nifti1Image(reduced, affine).to_filename(path)
+                    write_reduced(scaled, volume.affine, offset, 2, 0, None, path)
         if part == "train":
             labels = [f"{case}_phase{number}" for case in cases for number in range(len(offsets))]
             training = [{"case": c, "slices": s} for c in labels for s in experiment.training_slices]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from real_run import block_means
+from real_run import write_reduced
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -74,8 +74,6 @@ def prepare(task: Task, shared: Path, out: Path) -> None:
 
     Reduced volumes are reduced eight times for training, the 2x2x2 blocks starting at each of the voxels.
     """
-    import nibabel as nib
-
     from ivan.data import Case, load_case
 
     names = list(task.files)
@@ -87,13 +85,8 @@ def prepare(task: Task, shared: Path, out: Path) -> None:
     for index, name in enumerate(names):
         volume = loaded.to_volume(loaded.slices[:, index])
         for part, case, phase in parts:
-            affine = loaded.reference.affine @ np.diag([factor, factor, factor, 1])
-            centre = np.array(phase) + (factor - 1) / 2  # of the first block
-            affine[:3, 3] = (loaded.reference.affine @ [*centre, 1])[:3]
-            written = block_means(volume, phase).astype(np.float32) if task.reduce else volume
             path = out / part / name / f"{case}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            nib.Nifti1Image(written, affine).to_filename(path)
+            write_reduced(volume, loaded.reference.affine, phase, factor, 0, None, path)
     training = [{"case": case, "slices": s} for _, case, _ in parts[1:] for s in task.training]
     (out / "split.json").write_text(json.dumps({"training": training, "validation": []}))
 
