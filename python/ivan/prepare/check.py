@@ -92,9 +92,9 @@ def compare(
     def moved(steps: Steps) -> float:
         return _similarity(p, q, seen, steps)
 
-    best, shift = _climb(moved, REACH)
+    best, shift = _climb(moved, zero, REACH)
     # A maximum that is hardly higher is noise of the estimate, not a displacement.
-    distance = float(np.linalg.norm(_summit(moved, shift) * cells))
+    distance = float(np.linalg.norm(_summit(moved, best, shift) * cells))
     distance = distance if best - 1 > 1.05 * (zero - 1) else 0.0
     centre = np.argwhere(head).mean(axis=0) if head.any() else (np.array(a.shape) - 1) / 2
     centre -= shift  # where it lies in the other, which is turned before it is moved
@@ -103,14 +103,15 @@ def compare(
         levels, inside_too = _turned(q, seen, _rotation(steps), centre, np.array(cells))
         return _similarity(p, levels, inside_too, shift)
 
-    best_turned, turns = _climb(turned, MOST_TURNS)
+    best_turned, turns = _climb(turned, best, MOST_TURNS)
     angle = float(np.degrees(np.arccos(np.clip((np.trace(_rotation(turns)) - 1) / 2, -1, 1))))
     return Match(cover, outline, zero, distance, angle if best_turned - 1 > 1.05 * (best - 1) else 0.0)
 
 
-def _climb(similarity: Callable[[Steps], float], reach: int) -> tuple[float, Steps]:
-    """The highest similarity and its place, by single steps: the surface is smooth at this resolution."""
-    best, place = similarity((0, 0, 0)), (0, 0, 0)
+def _climb(similarity: Callable[[Steps], float], start: float, reach: int) -> tuple[float, Steps]:
+    """The highest similarity and its place, by single steps from (0, 0, 0), where it is `start`: the surface
+    is smooth at this resolution."""
+    best, place = start, (0, 0, 0)
     around = [step for step in product((-1, 0, 1), repeat=3) if sum(map(abs, step)) == 1]
     improved = True
     while improved:
@@ -126,10 +127,10 @@ def _climb(similarity: Callable[[Steps], float], reach: int) -> tuple[float, Ste
     return best, place
 
 
-def _summit(similarity: Callable[[Steps], float], place: Steps) -> np.ndarray:
-    """[3] steps: the top of a parabola through the highest similarity and its neighbours on each axis."""
+def _summit(similarity: Callable[[Steps], float], at: float, place: Steps) -> np.ndarray:
+    """[3] steps: the top of a parabola through the highest similarity, `at`, and its neighbours on each
+    axis."""
     top = np.array(place, float)
-    at = similarity(place)
     for axis in range(3):
         step = np.eye(3, dtype=int)[axis]
         x, y, z = (int(n) for n in step)
