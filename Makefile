@@ -22,10 +22,10 @@ NVCC := $(firstword $(CUDACXX) $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py pyproject.toml
 CLANG_FORMAT_SOURCES = $(shell find csrc tests/csrc tests/cuda_emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.inc')
 
-.PHONY: help setup test demo reproduce docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate mutants clean
+.PHONY: help setup test test-all demo reproduce docs soak fuzz wheel portable-gate lint format bench performance gpu-check compat cuda-gate mutants clean
 help:
 	@echo "make demo       train, synthesise, evaluate and report on simulated contrasts, into demo-run/"
-	@echo "make test       all tests that need no GPU"
+	@echo "make test       tests that need no GPU; make test-all: those too that only repeat them on more cases"
 	@echo "make gpu-check  this machine's GPU: right? how fast? ten minutes, no network"
 	@echo "make compat     one build on the oldest and the newest torch (COMPAT_TORCH=\"2.10.0 2.14.1\")"
 	@echo "make reproduce  a small run on the real images of IVAN_SHARED, compared with the committed numbers"
@@ -90,8 +90,11 @@ reproduce: $(STAMPS)/install
 	$(BIN)/python benchmarks/reproduce.py --out runs/reproduce $(REPRODUCE_ARGS)
 
 # Three processes share the tests, on two cores too: most of them wait for one thread or for a process of their own.
-test: $(STAMPS)/install $(STAMPS)/rivals
-	$(BIN)/pytest -q -m "not gpu" -n $(or $(TEST_JOBS),3) --dist loadgroup $(PYTEST_ARGS)
+# Slow ones repeat on more cases what quicker ones show.
+test: TESTS := not gpu and not slow
+test-all: TESTS := not gpu
+test test-all: $(STAMPS)/install $(STAMPS)/rivals
+	$(BIN)/pytest -q -m "$(TESTS)" -n $(or $(TEST_JOBS),3) --dist loadgroup $(PYTEST_ARGS)
 
 # Everything about this machine's GPU within ten minutes, the build included: tests, accuracy, sanitizer, times; results
 # go to benchmarks/results/. Needs no network where torch, numpy, cmake, ninja, pybind11 and pytest are there.

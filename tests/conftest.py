@@ -13,10 +13,10 @@ REPO = Path(__file__).resolve().parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where pytest-xdist shares the tests out: those of a file have fixtures in common and stay together, and
-    so do all that build the emulated kernels; test_sanitized.py builds its own."""
+    so do all that run the emulated kernels under the race check, which the first of them builds."""
     for item in items:
-        emulated = item.path.parent.name == "cuda_emulation" and item.path.stem != "test_sanitized"
-        group = "cuda_emulation" if emulated else item.path.relative_to(REPO).as_posix()
+        raced = item.path.parent.name == "cuda_emulation" and "emulator" in getattr(item, "fixturenames", ())
+        group = "race check" if raced else item.path.relative_to(REPO).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
 
 

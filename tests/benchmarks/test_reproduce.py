@@ -34,7 +34,7 @@ def test_whole_way_repeats_to_the_last_digit(
             )
     monkeypatch.setenv("IVAN_SHARED", str(tmp_path / "shared"))
     monkeypatch.setattr(script, "RECORD", tmp_path / "record.json")
-    monkeypatch.setattr(script, "RECIPE", script.RECIPE.replace("--growth 16", "--growth 4"))
+    monkeypatch.setattr(script, "RECIPE", script.RECIPE.replace("4 --growth 16", "1 --growth 4"))
     assert script.main(["--out", str(tmp_path / "a"), "--steps", "2", "--record"]) == 0
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["numbers"].keys() == {"forward T2", "inverse T1"}

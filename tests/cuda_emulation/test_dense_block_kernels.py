@@ -19,8 +19,14 @@ STRIPS = (1, 2, 9, 8, 3, 23, 33)
 TOLERANCE = {"strict": 2e-6, "bf16": 2e-4, "fp16": 1e-4, "tf32": 1e-4}
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, MANY, *EDGES], ids=str)
-@pytest.mark.parametrize("compute", TOLERANCE)
+@pytest.mark.parametrize(
+    ("compute", "shape"),
+    [
+        pytest.param(c, s, marks=[pytest.mark.slow] * (s == MANY and c != "bf16"), id=f"{c}-{s}")
+        for c in TOLERANCE
+        for s in [*SHAPES, MANY, *EDGES]
+    ],
+)
 def test_against_float64(emulator, shape, compute):
     case = make(*shape)
     results, _ = run(emulator, case, compute)
@@ -98,14 +104,21 @@ def test_the_shapes_lead_to_several_strips_and_bands():
 
 
 # Of workspace: the smallest, tiles of 16 x 16 of one image; and two of three images in a tile.
-@pytest.mark.parametrize("limit", [1, 5 * MIB // 8])
-@pytest.mark.parametrize(("compute", "fused"), [("strict", False), ("bf16", False), ("bf16", True)])
+@pytest.mark.parametrize(
+    ("compute", "fused", "limit"),
+    [
+        ("strict", False, 1),
+        ("bf16", False, 1),
+        ("bf16", True, 5 * MIB // 8),
+        pytest.param("strict", False, 5 * MIB // 8, marks=pytest.mark.slow),
+        pytest.param("bf16", False, 5 * MIB // 8, marks=pytest.mark.slow),
+        pytest.param("bf16", True, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_tiles_of_several_images(emulator, compute, fused, limit):
     """Both nets, both walks, over tiles and what lies around them: as over one tile."""
     if emulator.variant == "race" and compute == "strict":
         pytest.skip("a minute; runs under the sanitizers, and other tests look for races on one tile")
-    if emulator.variant == "asan" and compute == "bf16" and limit > 1:
-        pytest.skip("the smallest tiles have more borders, and the same kernels")
     shape = (3, 2, 2, 8, 3, 18, 20)
     pair = make_pair(*shape)
     whole = run_nets(emulator, pair, compute)
@@ -129,8 +142,10 @@ def test_images_of_the_tiles_tested_above():
     assert {plan["images"] for plan in plans} >= {2}, plans
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("compute", ["strict", "bf16", "tf32"])
+@pytest.mark.parametrize(
+    ("compute", "fused"),
+    [("strict", False), ("bf16", False), ("bf16", True), ("tf32", False), ("tf32", True)],
+)
 @pytest.mark.parametrize(
     "shape", [SHAPES[1], SHAPES[2], (2, 1, 1, 20, 3, 5, 6), (1, 1, 1, 8, 1, 3, 4)], ids=str
 )
@@ -203,8 +218,15 @@ def test_strided_samples(emulator):
 
 
 @pytest.mark.parametrize("walk", ["forward", "inverse"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("limit", [64 * MIB, 1])
+@pytest.mark.parametrize(
+    ("dtype", "limit"),
+    [
+        (torch.float32, 1),
+        (torch.float64, 64 * MIB),
+        pytest.param(torch.float32, 64 * MIB, marks=pytest.mark.slow),
+        pytest.param(torch.float64, 1, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("nets", [1, 2])
 def test_walk_through_a_coupling(emulator, walk, dtype, limit, nets):
     """Against the twin in float64; the state may be wider than the dense block. With H alone, g is given."""

@@ -14,6 +14,8 @@ from dense_block_case import MIB, Case, run_nets, run_walk
 from torch import Tensor
 
 Tensors = Sequence[Tensor]
+# The large ones take 10 to 20 s each.
+SHAPES = [pytest.param(s, marks=[pytest.mark.slow] * (s[-1] == 80)) for s in on_a_gpu.SHAPES]
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("IVAN_CUDA_EMULATION") == "asan", reason="these load the plain kernels: once is enough"
@@ -122,7 +124,7 @@ def emulated(plain: emulation.Emulator, monkeypatch: pytest.MonkeyPatch) -> Iter
     plain.device()
 
 
-@pytest.mark.parametrize("shape", on_a_gpu.SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "test", [on_a_gpu.test_float64, on_a_gpu.test_float32_error_at_most_twice_that_of_pytorch]
 )
@@ -131,12 +133,10 @@ def test_exact_arithmetic(emulated: EmulatedOps, test: Callable[..., None], shap
     test(shape)
 
 
-@pytest.mark.parametrize("shape", on_a_gpu.SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("compute", on_a_gpu.ROUNDED)
 def test_rounded_operands(emulated: EmulatedOps, shape: tuple[int, ...], compute: str) -> None:
     """Layer-wise; test_dense_block_kernels.py holds the fused kernel to the same bits."""
-    if shape[-1] == 80 and compute != "fp16":
-        pytest.skip("20 s each: one of them, and the smaller shapes, speak for all")
     on_a_gpu.test_rounded_operands(shape, compute, "layerwise")
 
 

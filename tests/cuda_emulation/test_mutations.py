@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.timeout(900),  # the build is in it
 ]
 FIELDS = [(group, name) for group, named in faults.FAULTS.items() for name in named]
+EVERY = 3  # `make test` tries every third, `make test-all` all
 WIDE, NARROW = (4, 90, 232448), (1, 86, 101376)  # strips
 
 
@@ -166,7 +167,13 @@ def test_wrong_order_is_noticed(race, name):
     assert "race check: " in report
 
 
-@pytest.mark.parametrize(("group", "name"), FIELDS, ids=[f"{g}: {n}" for g, n in FIELDS])
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        pytest.param(group, name, marks=[pytest.mark.slow] * (i % EVERY > 0), id=f"{group}: {name}")
+        for i, (group, name) in enumerate(FIELDS)
+    ],
+)
 def test_wrong_numbers_are_noticed(plain, group, name):
     assert plain.notices(faults.FAULTS[group][name], PROBES[group]) is not None, "not noticed"
 

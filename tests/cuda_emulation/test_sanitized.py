@@ -54,8 +54,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_kernels_are_clean():
-    run_of_all = run("-m", "pytest", "-q", "-x", str(HERE), "-p", "no:cacheprovider")
+def test_kernels_are_clean(pytestconfig):
+    chosen = ["-m", pytestconfig.getoption("markexpr")]
+    run_of_all = run("-m", "pytest", "-q", "-x", str(HERE), "-p", "no:cacheprovider", *chosen)
     assert run_of_all.returncode == 0, run_of_all.stdout[-4000:] + run_of_all.stderr[-4000:]
     assert " passed" in run_of_all.stdout
 

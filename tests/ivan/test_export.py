@@ -55,7 +55,7 @@ def exported(run: Path, out: Path, *flags: str) -> Path:
     return out
 
 
-@pytest.mark.parametrize("fill", ["copy", "noise"])
+@pytest.mark.parametrize("fill", [pytest.param("copy", marks=pytest.mark.slow), "noise"])
 def test_exported_programs_run_alone_and_agree(fill: str, train: Callable[..., Path], tmp_path: Path) -> None:
     run = train(sources=("T1", "PD"), targets=("T2",), channels=4, fill=fill, epochs=4, growth=6, blocks=2)
     predictor = load_predictor(run, device="cpu")
@@ -104,7 +104,9 @@ def test_neighbouring_slices_are_channels_of_the_program(train: Callable[..., Pa
     assert np.abs(back - predictor.predict(target, inverse=True)).max() < 1e-4
 
 
-@pytest.mark.parametrize("label", [(), ("PD",)], ids=["rule", "label"])
+@pytest.mark.parametrize(
+    "label", [pytest.param((), marks=pytest.mark.slow, id="rule"), pytest.param(("PD",), id="label")]
+)
 def test_fusion_in_both_directions(
     label: tuple[str, ...], train: Callable[..., Path], tiny_data: Path, tmp_path: Path
 ) -> None:

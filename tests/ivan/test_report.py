@@ -219,7 +219,6 @@ def test_the_budget_counts_what_is_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(shown["slices"]) == 40 * 40 * 3 * 3 // (16 * 20 * 3)
 
 
-@pytest.mark.slow
 def test_pure_noise_stays_below_the_promised_size(tmp_path: Path) -> None:
     out = write_report(tmp_path / "report.html", title="big", cases=big_cases((256, 256, 200)))
     assert out.stat().st_size < 16e6

@@ -18,6 +18,7 @@ FLAGS = {  # cmake/IvanFastCpu.cmake
     "avx2": ["-mavx2", "-mfma"],
     "avx512": ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"],
 }
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 PROGRAM = """
 import ivan_fast, torch
@@ -97,17 +98,16 @@ def run_check(program: str, isa: str, *words: str) -> None:
     assert done.stdout == "9 dense blocks\n"
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)  # compiles three times
 def test_sanitizers(repo: Path, tmp_path: Path) -> None:
-    """Address and undefined-behaviour sanitizers over awkward shapes, with every set this machine runs."""
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = build_check(repo, tmp_path, FLAGS, sanitize)
+    """Address and undefined-behaviour sanitizers over awkward shapes, with every set this machine runs; the
+    portable one with AVX-512's shapes, blocks of 14 pixels and 16 lanes, in generic vectors."""
+    sets = {**FLAGS, "portable": ["-DIVAN_DENSE_BLOCK_WIDE", "-Wno-psabi"]}
+    program = build_check(repo, tmp_path, sets, SANITIZE)
     for isa in ivan_fast.build_info()["cpu_isa_available"]:
         run_check(program, isa)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_data_race_between_threads_that_share_a_tile(repo: Path, tmp_path: Path) -> None:
     """The thread sanitizer; with the best set of this machine, as vectors do not matter here."""
@@ -117,13 +117,11 @@ def test_no_data_race_between_threads_that_share_a_tile(repo: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # compiles three times
-def test_shapes_of_avx512_in_generic_vectors(repo: Path, tmp_path: Path) -> None:
-    """Blocks of 14 pixels and 16 lanes, under the sanitizers, on any machine."""
-    sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-Wno-psabi"]
-    sets = {isa: [*flags, "-O0"] for isa, flags in FLAGS.items()}  # linked, never called
-    sets["portable"] = ["-DIVAN_DENSE_BLOCK_WIDE"]
-    run_check(build_check(repo, tmp_path, sets, sanitize), "portable")
+@pytest.mark.timeout(900)
+def test_sanitizers_with_the_portable_set_as_built(repo: Path, tmp_path: Path) -> None:
+    """The narrow shapes that AVX2 has too."""
+    sets = {isa: [*flags, *([] if isa == "portable" else ["-O0"])] for isa, flags in FLAGS.items()}
+    run_check(build_check(repo, tmp_path, sets, SANITIZE), "portable")
 
 
 def test_no_symbol_is_shared_between_instruction_sets(repo: Path, tmp_path: Path) -> None:

@@ -203,7 +203,6 @@ def test_every_setting_is_checked_and_documented() -> None:
                 ).check()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
 def test_two_processes(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
     run = tmp_path / "run"
