@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ivan.data.volume import check_claim
+from ivan.data.volume import DEFLATE_RATIO, check_claim
 from ivan.errors import InputError
 
 _MATRIX, _COMPRESSED = 14, 15  # types of the elements that hold a variable
@@ -23,7 +23,6 @@ _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f
 _CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 16: "function", 17: "opaque"}
 _COMPLEX = 0x0800
 _HEAD = 4096  # bytes that always hold a variable's flags, shape and name
-_DEFLATE_RATIO = 1032
 
 
 class _Damaged(Exception):
@@ -158,7 +157,7 @@ def _numbers(path: Path, variable: _Variable, head: bytes, rest: _Rest, order: s
         raise InputError(
             f"{path}: '{variable.name}' holds complex numbers, expected real ones; convert it first"
         )
-    check_claim(path, variable.shape, 1, path.stat().st_size * _DEFLATE_RATIO)
+    check_claim(path, variable.shape, 1, path.stat().st_size * DEFLATE_RATIO)
     stored, first, length, _ = _element(head, variable.start, order)
     if stored not in _NUMBERS:
         raise _Damaged(f"numbers of unknown type {stored}")

@@ -11,10 +11,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from ivan.data.volume import Grid, as_float32, check_claim, image_suffix, squeeze_shape
+from ivan.data.volume import DEFLATE_RATIO, Grid, as_float32, check_claim, image_suffix, squeeze_shape
 from ivan.errors import InputError
 
-_DEFLATE_RATIO = 1032  # deflate cannot expand a byte into more
 _MILLIMETRES = {1: 1e3, 3: 1e-3}  # unit codes of metres and micrometres; all others are taken as mm
 _MAX_OFFSET = 1 << 24  # header extensions beyond 16 MiB are damage
 
@@ -123,7 +122,7 @@ def _check_header(path: Path, header: Any, compressed: bool, luma: bool) -> tupl
     if not 0 <= offset <= _MAX_OFFSET:
         raise InputError(f"{path}: its header places the data at byte {offset:g}; the header is damaged")
     size = path.stat().st_size
-    check_claim(path, claimed, dtype.itemsize, (size * _DEFLATE_RATIO if compressed else size) - offset)
+    check_claim(path, claimed, dtype.itemsize, (size * DEFLATE_RATIO if compressed else size) - offset)
     shape = squeeze_shape(path, claimed)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isinf(slope) or np.isinf(intercept):

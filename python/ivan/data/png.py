@@ -8,10 +8,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ivan.data.volume import Grid, check_claim
+from ivan.data.volume import DEFLATE_RATIO, Grid, check_claim
 from ivan.errors import InputError
-
-_DEFLATE_RATIO = 1032
 
 
 def read_png(path: Path, luma: bool = False) -> tuple[np.ndarray, Grid]:
@@ -57,7 +55,7 @@ def _check_header(path: Path) -> None:
         raise InputError(f"{path}: damaged or truncated PNG (no header); export it again")
     width, height = struct.unpack(">II", start[16:])
     # One bit per pixel is the least that a PNG can hold.
-    check_claim(path, (height, width), 1 / 8, path.stat().st_size * _DEFLATE_RATIO)
+    check_claim(path, (height, width), 1 / 8, path.stat().st_size * DEFLATE_RATIO)
 
 
 def png_colours(path: Path) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from ivan.errors import InputError
 # Longest first: ".nii.gz" before ".gz".
 SUFFIXES = (".nii.gz", ".nii", ".mat", ".npy", ".png")
 # 512 x 512 x 2048 voxels, 2 GiB as float32. A larger claim is far more often a damaged header than an image.
+DEFLATE_RATIO = 1032  # deflate cannot expand a byte into more
 MAX_VOXELS = 1 << 29
 
 
@@ -146,7 +147,7 @@ def check_claim(path: Path, shape: tuple[int, ...], itemsize: float, available: 
         path: the file, for the message.
         shape: the shape that its header claims.
         itemsize: bytes per voxel.
-        available: the most bytes that the file can hold (its size, times 1032 where deflate compressed it).
+        available: the most bytes that the file can hold (its size, times DEFLATE_RATIO where compressed).
     """
     voxels = 1
     for extent in shape:  # Python integers: the product of hostile numbers must not wrap around

@@ -1,4 +1,4 @@
-"""DICOM files: which they are, and what their headers say of geometry and contrast."""
+"""Headers of DICOM files: what they say of geometry and contrast."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ivan.data.volume import check_claim, image_suffix
-from ivan.data.walk import files_below
+from ivan.data.volume import DEFLATE_RATIO, check_claim
 from ivan.errors import InputError
+from ivan.prepare.dicom_files import has_magic
 
-_SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
-_DEFLATE_RATIO = 1032
-# Group 0008 and one of the elements that a data set without preamble begins with, little endian.
-_FIRST_ELEMENTS = tuple(bytes((8, 0, element, 0)) for element in (0x00, 0x01, 0x05, 0x08, 0x12, 0x14, 0x16))
 # What is read of a header. Names, birth dates and the like are not: nothing here can write them anywhere.
 _TAGS = [
     "SOPClassUID",
@@ -113,54 +109,6 @@ def require_pydicom() -> Any:
     return pydicom
 
 
-def has_magic(path: Path) -> bool:
-    """Whether a file has DICOM's magic number after its preamble."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its magic number; old files lack it, but not a suffix or the first element.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if has_magic(path) or path.suffix.lower() in _SUFFIXES:
-        return True
-    with open(path, "rb") as file:
-        return file.read(4) in _FIRST_ELEMENTS
-
-
-def dicom_files(root: Path, skip: Callable[[Path, str], None] | None = None) -> list[Path]:
-    """All DICOM files below a folder, sorted; hidden ones and DICOMDIR indices are left out.
-
-    `skip` is told of folders and files that cannot be read, and of empty files beside slices.
-    """
-    tell = skip or (lambda path, said: None)
-    found, empty = [], []
-    for path in files_below(root, lambda error: tell(Path(error.filename), _unreadable(error))):
-        if path.name.upper() == "DICOMDIR" or image_suffix(path):
-            continue
-        try:
-            if not path.is_file():
-                continue
-            if is_dicom(path):
-                found.append(path)
-            elif path.stat().st_size == 0:
-                empty.append(path)
-        except OSError as error:
-            tell(path, _unreadable(error))
-    beside = {path.parent for path in found}
-    for path in empty:
-        if path.parent in beside:
-            tell(path, "the file is empty (0 bytes); left out, copy it again if it was a slice")
-    return found
-
-
-def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({error.strerror or error}); left out, change its permissions or copy it again"
-
-
 def read_headers(
     paths: Iterable[Path], skip: Callable[[Path, str], None], advance: Callable[[], None] | None = None
 ) -> list[Header]:
@@ -240,7 +188,7 @@ def _frames(path: Path, data: Any) -> list[Frame]:
     count = _whole(data.get("NumberOfFrames")) or 1
     size = path.stat().st_size
     check_claim(
-        path, (rows, columns, count), (_whole(data.get("BitsAllocated")) or 8) / 8, size * _DEFLATE_RATIO
+        path, (rows, columns, count), (_whole(data.get("BitsAllocated")) or 8) / 8, size * DEFLATE_RATIO
     )
     per_frame = data.get("PerFrameFunctionalGroupsSequence")
     if per_frame is None:

@@ -15,7 +15,8 @@ from ivan.data.volume import image_suffix
 from ivan.data.walk import files_below
 from ivan.errors import InputError
 from ivan.prepare.contrast import KNOWN, Rule, modality_of
-from ivan.prepare.dicom import Header, dicom_files, read_headers
+from ivan.prepare.dicom import Header, read_headers
+from ivan.prepare.dicom_files import dicom_files
 from ivan.prepare.series import Stack, sort_series
 
 Image = Stack | Path

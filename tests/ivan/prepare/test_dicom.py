@@ -11,7 +11,8 @@ from dicom_phantom import axial_affine, grid, head, write_enhanced, write_series
 
 from ivan.errors import InputError
 from ivan.prepare.contrast import modality_of, parse_rules
-from ivan.prepare.dicom import dicom_files, read_headers
+from ivan.prepare.dicom import read_headers
+from ivan.prepare.dicom_files import dicom_files
 from ivan.prepare.series import Sorted, Stack, build_volume, sort_series
 
 SMALL = {"shape": (20, 24, 10), "spacing": (8.0, 8.0, 14.0)}

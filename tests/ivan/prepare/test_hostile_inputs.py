@@ -17,7 +17,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import generate_uid
 
 from ivan.cli import run as ivan
-from ivan.prepare import dicom, prepare
+from ivan.prepare import dicom_files, prepare
 
 SMALL = {"shape": (20, 24, 10), "spacing": (8.0, 8.0, 14.0)}
 SHAPE = (32, 36, 20)
@@ -65,14 +65,14 @@ def test_what_cannot_be_read_and_empty_files_are_named(
     empty, closed = (inner_slice(raw / name / "T2") for name in ("empty", "locked"))
     empty.write_bytes(b"")
     (raw / "empty" / "notes").write_bytes(b"")  # beside no slice: nobody's business
-    original = dicom.has_magic
+    original = dicom_files._start
 
-    def locked(path: Path) -> bool:
+    def locked(path: Path) -> bytes:
         if path == closed:
             raise PermissionError(13, "Permission denied", str(path))
         return original(path)
 
-    monkeypatch.setattr(dicom, "has_magic", locked)
+    monkeypatch.setattr(dicom_files, "_start", locked)
     assert ivan(["prepare", str(raw), "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert f"{closed}: cannot be read (Permission denied); left out" in said
@@ -94,7 +94,7 @@ def test_a_folder_that_can_be_listed_only(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "is_file", is_file)
     said: list[str] = []
-    assert len(dicom.dicom_files(tmp_path / "raw", lambda path, line: said.append(line))) == 20
+    assert len(dicom_files.dicom_files(tmp_path / "raw", lambda path, line: said.append(line))) == 20
     assert len(said) == 20
     assert all("cannot be read (Permission denied)" in line for line in said)
 
@@ -111,7 +111,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", scandir)
     said: list[str] = []
-    found = dicom.dicom_files(tmp_path / "raw", lambda path, line: said.append(f"{path}: {line}"))
+    found = dicom_files.dicom_files(tmp_path / "raw", lambda path, line: said.append(f"{path}: {line}"))
     assert len(found) == 20
     assert len(said) == 1
     assert f"{tmp_path / 'raw' / 'locked'}: cannot be read (Permission denied)" in said[0]
