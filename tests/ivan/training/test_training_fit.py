@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,27 +204,42 @@ def test_every_setting_is_checked_and_documented() -> None:
                 ).check()
 
 
-@pytest.mark.parametrize("launcher", ["fabric", "torchrun"])
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+# How to start two processes, in one go or once on each of two machines (here: twice on one).
+LAUNCHERS = {
+    "fabric": [[sys.executable, "-m", "ivan"]],
+    "torchrun": [[*TORCHRUN, "--standalone", "--nproc-per-node", "2", "-m", "ivan"]],
+    "machines": [
+        [*TORCHRUN, "--nnodes", "2", "--node-rank", f"{rank}", "--master-addr", "127.0.0.1", "--master-port"]
+        for rank in range(2)
+    ],
+}
+
+
+def free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_two_processes(tiny_data: Path, tmp_path: Path, launcher: str) -> None:
     run = tmp_path / "run"
     arguments = (
         f"train --data {tiny_data} --from T1 --to T2 --out {run} --blocks 1 --growth 4 --epochs 1".split()
     )
-    arguments += ["--device", "cpu", "--devices", "2", "--threads", "1", "--no-tensorboard", "--quiet"]
-    start = [sys.executable, "-m", "ivan"]
-    if launcher == "torchrun":
-        start = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "ivan",
-        ]
-    done = subprocess.run([*start, *arguments], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    arguments += ["--device", "cpu", "--threads", "1", "--no-tensorboard", "--quiet"]
+    if launcher == "machines":
+        arguments = [free_port(), "--nproc-per-node", "1", "-m", "ivan", *arguments]
+    else:
+        arguments += ["--devices", "2"]
+    started = [
+        subprocess.Popen([*start, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        for start in LAUNCHERS[launcher]
+    ]
+    for process in started:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
     state = read_checkpoint(run).state
     assert (state["processes"], state["step"], len(state["random"])) == (2, 3, 2)
     assert (run / "report.html").exists()
