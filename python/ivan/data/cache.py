@@ -20,7 +20,7 @@ from ivan.data.profile import Profile, profiles_of
 from ivan.data.writing import atomic_file
 from ivan.errors import InputError
 
-_FORM = 2  # raise it whenever what is stored changes its meaning
+_FORM = 3  # raise it whenever what is stored changes its meaning
 
 
 @dataclass(eq=False)

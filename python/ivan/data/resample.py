@@ -10,6 +10,7 @@ from ivan.errors import InputError
 
 # A thinner overlap than this share of the reference's voxels means wrong headers, not a partial scan.
 MIN_OVERLAP = 0.05
+_HALF_VOXEL = 0.5 + 1e-3  # affines are rounded when they are stored
 
 
 def on_grid_of(reference: Volume, moving: Volume) -> tuple[np.ndarray, str]:
@@ -17,8 +18,9 @@ def on_grid_of(reference: Volume, moving: Volume) -> tuple[np.ndarray, str]:
 
     Equal grids (up to a thousandth of a voxel) are taken as they are. Where both files have an affine,
     `moving` is interpolated linearly in world coordinates (MONAI), after a Gaussian blur along axes where it
-    is sampled more than 1.5 times finer; voxels outside of it get its smallest value. Where one has no
-    affine, stored arrays of the same shape are taken as voxel for voxel the same.
+    is sampled more than 1.5 times finer. Its outermost voxels are as wide as all others; what lies outside of
+    them gets its smallest value. Where one has no affine, stored arrays of the same shape are taken as voxel
+    for voxel the same.
 
     Args:
         reference: gives the grid.
@@ -88,24 +90,33 @@ def _interpolate(reference: Volume, moving: Volume) -> np.ndarray:
     from monai.transforms import SpatialResample
     from scipy.ndimage import gaussian_filter
 
-    outside = float(moving.data.min())
-    data = moving.data - np.float32(outside)  # MONAI pads with zero
+    data = moving.data
     # Extent of a reference voxel in moving voxels along the moving axes. The Gaussian has the width that
     # takes one voxel size to the other (Cardoso et al., Scale factor point spread function matching, MICCAI
     # 2015).
-    step = np.abs(np.linalg.inv(moving.affine)[:3, :3] @ reference.affine[:3, :3]).max(axis=1)
+    to_moving = np.linalg.inv(moving.affine) @ reference.affine
+    step = np.abs(to_moving[:3, :3]).max(axis=1)
     sigma = np.where(step > 1.5, np.sqrt(np.maximum(step**2 - 1, 0) / (8 * np.log(2))), 0.0)
     if sigma.any():
         data = gaussian_filter(data, sigma, mode="nearest")
-    # Along an axis of length 1 MONAI would repeat the slice everywhere: it gets a margin of what is outside,
-    # and a grid with such an axis is widened by one voxel that is cut off again.
+    # Along an axis of length 1 MONAI would repeat the slice everywhere: it gets a copy on each side, and a grid
+    # with such an axis is widened by one voxel that is cut off again.
     margin = [int(extent == 1) for extent in data.shape]
     affine = moving.affine.copy()
     affine[:3, 3] -= moving.affine[:3, :3] @ np.array(margin)
-    data = np.pad(data, [(width, width) for width in margin])
+    data = np.pad(data, [(width, width) for width in margin], mode="edge")
     size = [max(extent, 2) for extent in reference.data.shape]
-    image = MetaTensor(torch.from_numpy(data[None]), affine=torch.from_numpy(affine))
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=True, dtype=np.float64)
-    result = resample(image, dst_affine=torch.from_numpy(reference.affine), spatial_size=size)
+    # MONAI takes affines that differ by less than 1e-3 for one: in voxels, not in mm, that is little enough.
+    unit = np.diag([*[1 / np.linalg.norm(affine[:3, :3], axis=0).min()] * 3, 1.0])
+    image = MetaTensor(torch.from_numpy(data[None].copy()), affine=torch.from_numpy(unit @ affine))
+    # A voxel is as wide as its spacing: half a voxel beyond the outermost centres still is the volume.
+    resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=True, dtype=np.float64)
+    made = resample(image, dst_affine=torch.from_numpy(unit @ reference.affine), spatial_size=size)
     x, y, z = reference.data.shape
-    return np.ascontiguousarray(result.numpy()[0, :x, :y, :z].astype(np.float32) + np.float32(outside))
+    result = np.ascontiguousarray(made.numpy()[0, :x, :y, :z].astype(np.float32))
+    lowest = moving.data.min()
+    axes = np.ogrid[:x, :y, :z]
+    for row, extent in zip(to_moving[:3], moving.data.shape, strict=True):
+        index = sum((axis * float(slope) for axis, slope in zip(axes, row, strict=False)), float(row[3]))
+        result[(index < -_HALF_VOXEL) | (index > extent - 1 + _HALF_VOXEL)] = lowest
+    return result

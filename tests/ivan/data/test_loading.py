@@ -95,6 +95,34 @@ def test_outside_gets_the_smallest_value(save_nifti):
     assert overlap(first, second) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.parametrize("thick", [np.diag([1.0, 1, 5, 1]), np.diag([1.25, 2.5, 5, 1])], ids=["one", "all"])
+def test_the_outermost_voxels_reach_as_far_as_all_others(save_nifti, thick):
+    """The same field of view in thin and in thick slices: nothing fades at its edge."""
+    shape = (np.array([10, 10, 20]) / np.diag(thick)[:3]).round().astype(int)
+    thick = thick.copy()
+    thick[:3, 3] = (np.diag(thick)[:3] - 1) / 2
+    rng = np.random.default_rng(0)
+    body = np.full(shape, 800.0)
+    body[:, :, 1] = rng.uniform(-1000, 100, shape[:2])
+    first = read_volume(save_nifti("thin.nii", rng.random((10, 10, 22)), np.eye(4)))
+    second = read_volume(save_nifti("thick.nii", body, thick))
+    result, _ = on_grid_of(first, second)
+    assert np.allclose(result[:, :, [0, 1, 2, 17, 18, 19]], 800, atol=0.1)
+    assert np.allclose(result[:, :, 20:], body.min(), atol=0.1)
+
+
+def test_grids_of_tiny_voxels_are_told_apart(save_nifti):
+    """A hundredth of a millimetre, shifted by a twentieth of a voxel."""
+    grid = np.diag([0.01, 0.01, 0.01, 1])
+    moved = grid.copy()
+    moved[0, 3] = 0.0005
+    data = ramp(np.eye(4), (8, 7, 6))
+    first = read_volume(save_nifti("a.nii", data, grid))
+    second = read_volume(save_nifti("b.nii", data, moved))
+    result, _ = on_grid_of(first, second)
+    assert np.allclose(result[1:], data[1:] - 0.05 * 2, atol=1e-2)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_single_slices(save_nifti, axis):
     """A grid of one slice is filled from the right place; one slice fills its own place and no other."""
