@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ivan.cli import run as ivan
+from ivan.errors import InputError
 from ivan.inference import load_predictor, load_run, synthesize
 
 
@@ -87,6 +88,23 @@ def test_an_older_result_is_replaced_and_an_older_checkpoint_can_be_chosen(
     before = path.read_bytes()
     synthesize(run, tiny_data, tmp_path / "out", checkpoint="step-5", progress=False, device="cpu")
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_no_image_beside_the_given_ones_is_replaced(
+    tiny_run: Path, tiny_data: Path, tmp_path: Path, inverse: bool
+) -> None:
+    """Not by way of a link either; where nothing is in the way, results may lie beside the images."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    (tmp_path / "link").symlink_to(data)
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    for out in (data, tmp_path / "link"):
+        with pytest.raises(InputError, match="lies among the images of --data and would be replaced"):
+            synthesize(tiny_run, data, out, inverse=inverse, device="cpu", progress=False)
+    assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    shutil.rmtree(data / ("T1" if inverse else "T2"))
+    assert synthesize(tiny_run, data, data, inverse=inverse, device="cpu", progress=False)
 
 
 def test_weights_in_use_are_the_averages(train: Callable[..., Path]) -> None:

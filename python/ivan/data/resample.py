@@ -99,8 +99,8 @@ def _interpolate(reference: Volume, moving: Volume) -> np.ndarray:
     sigma = np.where(step > 1.5, np.sqrt(np.maximum(step**2 - 1, 0) / (8 * np.log(2))), 0.0)
     if sigma.any():
         data = gaussian_filter(data, sigma, mode="nearest")
-    # Along an axis of length 1 MONAI would repeat the slice everywhere: it gets a copy on each side, and a grid
-    # with such an axis is widened by one voxel that is cut off again.
+    # Along an axis of length 1 MONAI would repeat the slice everywhere: it gets a copy on each side, and a
+    # grid with such an axis is widened by one voxel that is cut off again.
     margin = [int(extent == 1) for extent in data.shape]
     affine = moving.affine.copy()
     affine[:3, 3] -= moving.affine[:3, :3] @ np.array(margin)

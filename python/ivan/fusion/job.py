@@ -76,6 +76,7 @@ def fuse(
     from ivan.inference import (
         LeftOut,
         find,
+        keep_images,
         output_suffix,
         progress_over,
         results_folder,
@@ -90,6 +91,7 @@ def fuse(
     result = FusionResult(protocol=protocol(fuser))
     unmeasured = InputError("no case to fuse")
     cases = find(fuser.sources, data, roots)
+    keep_images(out, [FUSED, *(METHODS if baselines else ())], cases, fuser.sources[0])
     left_out = LeftOut(len(cases))
     with progress_over(cases, "fusing", progress) as (items, say):
         for case in items:

@@ -3,6 +3,8 @@
 from ivan.inference.common import (
     LeftOut,
     find,
+    keep_images,
+    output_suffix,
     progress_over,
     results_folder,
     set_threads,
@@ -11,13 +13,14 @@ from ivan.inference.common import (
 )
 from ivan.inference.loading import load_predictor, load_run, predictor_of, read_scales
 from ivan.inference.predictor import DEFAULT_PIXELS, Predictor
-from ivan.inference.synthesis import output_suffix, synthesize, synthesize_case
+from ivan.inference.synthesis import synthesize, synthesize_case
 
 __all__ = [
     "DEFAULT_PIXELS",
     "LeftOut",
     "Predictor",
     "find",
+    "keep_images",
     "load_predictor",
     "load_run",
     "output_suffix",

@@ -132,6 +132,33 @@ def results_folder(out: str | Path) -> Path:
     return Path(out)
 
 
+def keep_images(out: Path, folders: Sequence[str], cases: Sequence[Case], first: str) -> None:
+    """Refuse to write over images: OUT/FOLDER/case may be what lies beside the images that are given.
+
+    Args:
+        folders: below `out`, in which a file of each case is going to be written.
+        first: modality whose file gives the results their format.
+
+    Raises:
+        InputError: such a file is there, and `out` is the folder that the case's images come from.
+    """
+    for case in cases:
+        origins = {file.parent.parent.resolve() for file in case.files.values()}
+        given = {file.resolve() for file in case.files.values()}
+        for folder in folders:
+            path = out / folder / f"{case.name}{output_suffix(case.files[first])}"
+            if path.exists() and (out.resolve() in origins or path.resolve() in given):
+                raise InputError(
+                    f"--out: {path} lies among the images of --data and would be replaced; choose another "
+                    "folder"
+                )
+
+
+def output_suffix(source: Path) -> str:
+    """The format of a result: compressed NIfTI for NIfTI, otherwise that of the source."""
+    return ".nii.gz" if source.name.lower().endswith((".nii", ".nii.gz")) else source.suffix.lower()
+
+
 def set_threads(threads: int) -> None:
     """Use this many CPU threads; 0 changes nothing."""
     if threads < 0:

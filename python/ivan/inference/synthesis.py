@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
-from ivan.inference.common import find, results_folder, set_threads, warn, write_each
+from ivan.inference.common import (
+    find,
+    keep_images,
+    output_suffix,
+    results_folder,
+    set_threads,
+    warn,
+    write_each,
+)
 from ivan.inference.loading import load_predictor
 from ivan.inference.predictor import DEFAULT_PIXELS, Predictor
 from ivan.suspicion import clipping_lines
@@ -33,7 +41,8 @@ def synthesize(
 
     Each result has the source's (for `inverse` the target's) orientation, shape and affine. Its intensities
     are in units of the training set: normalised 1 is the median of the percentiles recorded in training. An
-    existing result is replaced, whole; NIfTI is written for NIfTI, otherwise the format of the source.
+    existing result is replaced, whole, but no image beside the given ones; NIfTI is written for NIfTI, otherwise
+    the format of the source.
 
     Args:
         run: run folder of `ivan train`.
@@ -51,11 +60,11 @@ def synthesize(
         The files written.
 
     Raises:
-        InputError: the run or the data cannot be used; where single cases cannot, the others are written.
+        InputError: the run or the data cannot be used, or `out` holds images of `data`; where single cases cannot, the others are written.
         RunError: a result cannot be written; those before it are whole.
     """
     from ivan.data.writing import remove_leftovers
-    from ivan.uncertainty import check_spare_channels
+    from ivan.uncertainty import SUFFIX, check_spare_channels
 
     out = results_folder(out)
     if pixels < 1:
@@ -68,8 +77,10 @@ def synthesize(
         )
     if uncertainty:
         check_spare_channels(predictor, inverse)
-    cases = find(predictor.modalities(inverse)[0], data, roots)
-    for name in predictor.modalities(inverse)[1]:
+    given, names = predictor.modalities(inverse)
+    cases = find(given, data, roots)
+    keep_images(out, [*names, *(f"{name}{SUFFIX}" for name in names if uncertainty)], cases, given[0])
+    for name in names:
         remove_leftovers(out / name)
 
     def write(case: Case) -> list[Path]:
@@ -124,8 +135,3 @@ def synthesize_case(
     for line in [*predictor.suspicions(loaded, given), *clipping_lines(case.name, clipped)]:
         warn(line)
     return volumes, paths
-
-
-def output_suffix(source: Path) -> str:
-    """The format of a result: compressed NIfTI for NIfTI, otherwise that of the source."""
-    return ".nii.gz" if source.name.lower().endswith((".nii", ".nii.gz")) else source.suffix.lower()
