@@ -45,7 +45,7 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Rule:
-    """`--map PATTERN=NAME`: series whose description or folder matches are of modality NAME; `none`: left out."""
+    """`--map PATTERN=NAME`: series whose description or folder matches are NAME; `none` leaves them out."""
 
     pattern: re.Pattern[str]
     name: str

@@ -6,12 +6,15 @@ import re
 
 # Short words count only where they stand by themselves: "patient1" is no T1, "space" no contrast agent (CE),
 # "headcoil" no ADC. T1, T2 and PD may follow a plane, a dimension or the letters of sequences: AXT1, 3DT2.
-_LEAD = r"(?<![a-z0-9])(?:[23]d|s|fs|hr|o?ax|axial|sag|cor|tra)?"
+# Not "ses-T1", which is a time point.
+_LEAD = r"(?<![a-z0-9])(?<!ses-)(?<!visit[ -])(?<!point[ -])(?:[23]d|s|fs|hr|o?ax|axial|sag|cor|tra)?"
 _END = r"(?![a-z])"
 _T1 = re.compile(_LEAD + r"t1(?![0-9])")
-_T2 = re.compile(rf"(?:{_LEAD}|(?<=pd)|(?<=pdw))t2(?![0-9])")
+_T2_WORD = rf"(?:{_LEAD}|(?<=pd)|(?<=pdw))t2(?![0-9])"
+_STAR = rf"{_T2_WORD}(?:[ -]?\*|[ -]?star|s{_END})"
+_T2 = re.compile(_T2_WORD)
 # Not "PD_012", which numbers a patient (Parkinson's disease).
-_PD = re.compile(_LEAD + r"pd(?:we?)?(?=t2|(?![a-z0-9]))(?![ -]*[0-9]+(?![a-z0-9]))|proton")
+_PD = re.compile(_LEAD + r"pd(?:we?|fs)?(?=t2|(?![a-z0-9]))(?![ -]*[0-9]+(?![a-z0-9]))|proton(?:en)?[ -]?d")
 _FLAIR = re.compile(rf"flair|dark.?fluid|(?<![a-z])da[-. ]?fl{_END}")
 _T1_SEQUENCES = re.compile(
     r"mp2?.?rage|spgr|bravo|(?<![a-z])vibe|tfl ?3d|(?<![a-z])(?<!b-)(?:[23]d)?tfe" + _END
@@ -20,7 +23,8 @@ _T2_SEQUENCES = re.compile(r"(?<![a-z])(?:haste(?![a-z])|space(?![a-z0-9]|-[a-z]
 
 # Named, but none of the modalities below: left out, unless --map says what they are.
 _NONE = re.compile(
-    r"locali[sz]er|scout|survey|(?<![a-z])(?:3|three)[ -]?(?:plane|pl)[ -]?loc|field.?map|(?<![a-z])b0.?map"
+    rf"locali[sz]er|scout|survey|smartbrain|(?<![a-z])loc{_END}|calibration|field.?map|(?<![a-z])b[01].?map"
+    rf"|(?:diff|dti).*(?<![a-z])(?:(?:col)?fa|exp){_END}|tensor"
     rf"|(?<![a-z])(?:perf|asl|dsc|dce|r?cbf|r?cbv|mtt|eadc){_END}|perfusion|subtract|mp2rage.*inv ?[12]"
 )
 _FIRST: tuple[tuple[re.Pattern[str], str], ...] = (  # in this order: what says more comes first
@@ -30,9 +34,10 @@ _FIRST: tuple[tuple[re.Pattern[str], str], ...] = (  # in this order: what says 
         "DWI",
     ),
     (re.compile(rf"(?<![a-z])swip?{_END}|suscept|(?<![a-z])swan{_END}"), "SWI"),
-    (re.compile(r"t2(?:[ -]?\*|[ -]?star|s(?![a-z])).*map"), "T2starmap"),
-    (re.compile(rf"t2[ -]?\*|t2[ -]?star|t2s{_END}|t2.*(?:hemo|(?<![a-z])(?:gre|ffe|me2d){_END})"), "T2star"),
-    (re.compile(_LEAD + r"t1w?[ -]?(?:map|images)|(?<![a-z])t1[ -]?rho"), "T1map"),
+    (re.compile(_STAR + r"[^/]*map"), "T2starmap"),
+    (re.compile(rf"{_STAR}|{_T2_WORD}[^/]*(?:hemo|(?<![a-z])(?:gre|ffe|me2d){_END})"), "T2star"),
+    (re.compile(_LEAD + r"t1[ -]?rho"), "T1rho"),
+    (re.compile(_LEAD + r"t1w?[ -]?map|mp2rage[^/]* t1 images"), "T1map"),
     (re.compile(_LEAD + r"t2w?[ -]?map"), "T2map"),
     (re.compile(rf"(?<![a-z])(?:[23]d)?tof(?:3d)?{_END}|(?<![a-z])(?:ce-?)?mra{_END}|angio"), "MRA"),
     (re.compile(r"(?<![a-z])bold|fmri"), "BOLD"),
@@ -49,7 +54,9 @@ _WITHOUT = re.compile(
     r"(?<![a-z])(?:pre|vor|ohne|avant|sans|sin|sem|senza|w ?/? ?o|without|non?)[ ./-]*(?:i\.?v\.?[ -]*)?"
     rf"(?:{_AGENT})|(?<![a-z])pre{_END}(?![ -]?(?:op|treat|surg|chemo))|(?<![a-z])nativ|unenhanced"
 )
-_BOTH = re.compile(r"(?<![a-z])w(?:ith)?[ /&+]*(?:and)?[ /]*w(?:ith)? ?/?o(?:ut)?(?![a-z])[ -]*(?:contrast)?")
+_BOTH = re.compile(
+    r"(?<![a-z0-9])w(?:ith)?[ /&+]*(?:and)?[ /]*w(?:ith)? ?/?o(?:ut)?(?![a-z])[ -]*(?:contrast)?"
+)
 
 
 def weighting(text: str) -> str | None:

@@ -19,6 +19,7 @@ TINY = {"shape": (8, 8, 3), "spacing": (20.0, 20.0, 40.0)}
 
 NAMES: dict[str | None, str] = {
     "T1": (
+        "T1_images|T1W WO contrast|"
         "T1 SPACE|Ax T1 FLAIR|T1 FLAIR|Sag T1W_FLAIR|AX T1 PRE GAD|T1 pre gd|t1_headcoil|"
         "T1W_3D_TFE|sT1W_3D_TFE|t1_mprage_sag_p2_iso|AXT1|3DT1|T1 VIBE DIXON|FSPGR|IR-SPGR|"
         "MP-RAGE|3D TFE|T1 w/o contrast|T1 wo contrast|T1 without contrast|T1 ohne KM|"
@@ -37,20 +38,25 @@ NAMES: dict[str | None, str] = {
         "T2_FLAIR|Ax T2 FLAIR|FLAIR|t2_space_dark-fluid|t2_space_da-fl_sag_p2_iso|"
         "t2_tirm_tra_dark-fluid|3D FLAIR post GAD|AXT2FLAIR|FLAIR_to_T1|sT2W_FLAIR"
     ),
-    "PD": "PD_TSE|pd_tse_sag|PDW|Proton Density|PD 3mm",
+    "PD": "PD_TSE|PDFS|pd_tse_sag|PDW|Proton Density|PD 3mm",
     "PD/T2": "PDW_T2W_TSE|PD/T2 TSE|PDT2|T2 PD|pd+t2_tse_tra",
     "ADC": "ep2d_diff_3scan_trace_p2_ADC|dADC|ADC map|ADCmap|Apparent Diffusion Coefficient (mm2/s)",
     "DWI": "ep2d_diff_3scan_trace_p2_TRACEW|DWI_b1000|sDWI|DTI 32 dir|AX DWI",
     "SWI": "SWI|SWI_Images|t2_fl3d_tra_p2_swi|SWIp|Ax SWAN",
     "T2star": "T2*_GRE|T2 star|t2_fl2d_tra_hemo|T2W_FFE",
     "MRA": "TOF|3D TOF|TOF_3D_multi-slab|MRA|CE-MRA",
-    "T1map": "T1 MAP|t1map|t1_mp2rage_sag_T1_Images|T1rho",
+    "T1map": "T1 MAP|t1map|t1_mp2rage_sag_T1_Images",
+    "T1rho": "T1rho",
     "T2map": "T2 MAP",
     "": (
         "localizer|AAHead_Scout_T1|Survey|3-plane loc T2|gre_field_mapping|"
-        "Perfusion_Weighted T2star|T2 perf|DSC|t1_mp2rage_sag_INV1|eADC|T1 subtraction"
+        "Perfusion_Weighted T2star|T2 perf|DSC|t1_mp2rage_sag_INV1|eADC|"
+        "T1 subtraction|LOC|B1 map|ep2d_diff_ColFA|DTI_FA"
     ),
-    None: ("HeadCor|OT1|patient1|subject1|visit2|test1|part2|patient12|PD_012|PD007|headspace|space1|T12"),
+    None: (
+        "HeadCor|OT1|patient1|subject1|visit2|test1|part2|patient12|PD_012|PD007|headspace|space1|"
+        "patient2/gre|patient2s|ses-T1|visit_T2|Proton spectroscopy|T12"
+    ),
 }
 CASES = [(text.strip(), name) for name, texts in NAMES.items() for text in texts.split("|")]
 
@@ -82,6 +88,8 @@ def test_one_echo_of_a_dual_echo_series(tmp_path: Path, echo: float | None, name
     [
         ({"description": "Ax T1", "ContrastBolusAgent": "Gadovist"}, "T1c"),
         ({"description": "Ax MPRAGE", "ContrastBolusAgent": "NONE"}, "T1"),
+        ({"description": "T1W WO contrast", "ContrastBolusAgent": "Gadovist"}, "T1"),
+        ({"description": "T1 w/wo contrast", "ContrastBolusAgent": "Gadovist"}, "T1c"),
         ({"description": "Ax T1 pre", "ContrastBolusAgent": "Gadovist"}, "T1"),
         ({"description": "Ax T1", "ProtocolName": "BRAIN WITH CONTRAST T2"}, "T1"),
         ({"description": "Ax", "ProtocolName": "T2 tse"}, "T2"),
