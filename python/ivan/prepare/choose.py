@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ivan.prepare.series import Stack
+from ivan.errors import InputError
+from ivan.prepare.series import Stack, missing_slices
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Choice:
         modality: its name.
         taken: the stack.
         others: those not taken, without copies of it.
-        rivals: those of `others` that may be the right one: acquired, and no scouts.
+        rivals: those of `others` that may be the right one: acquired, no scouts, and complete if `taken` is.
     """
 
     modality: str
@@ -45,12 +46,14 @@ class Choice:
 
 
 def choose(modality: str, stacks: Sequence[Stack]) -> Choice:
-    """One stack: acquired before derived, then most slices, most pixels, the earliest.
+    """One stack: acquired before derived, then complete ones, most slices, most pixels, the earliest.
 
     A reformatted volume often has more slices than the acquisition it was computed from. An acquisition of
-    less than a third of the most slices is a scout, and does not come first.
+    less than a third of the most slices is a scout, and does not come first. A series of several volumes has
+    the most slices and is no volume: it comes last, as does one with slices missing.
     """
-    most = max(len(stack.frames) for stack in stacks)
+    whole = [stack for stack in stacks if _complete(stack)]
+    most = max(len(stack.frames) for stack in whole or stacks)
 
     def lesser(stack: Stack) -> bool:
         return stack.header.derived or 3 * len(stack.frames) < most
@@ -59,6 +62,7 @@ def choose(modality: str, stacks: Sequence[Stack]) -> Choice:
         stacks,
         key=lambda s: (
             lesser(s),
+            s not in whole,
             -len(s.frames),
             -s.frames[0].shape[0] * s.frames[0].shape[1],
             s.header.series_number,
@@ -67,7 +71,16 @@ def choose(modality: str, stacks: Sequence[Stack]) -> Choice:
     )
     taken = order[0]
     others = tuple(stack for stack in order[1:] if _identity(stack) != _identity(taken))
-    return Choice(modality, taken, others, tuple(stack for stack in others if not lesser(stack)))
+    rivals = tuple(stack for stack in others if not lesser(stack) and (stack in whole or taken not in whole))
+    return Choice(modality, taken, others, rivals)
+
+
+def _complete(stack: Stack) -> bool:
+    """Whether its slices are one volume without gaps, as far as headers tell."""
+    try:
+        return not any(missing_slices(stack)[1])
+    except InputError:
+        return False
 
 
 def chosen_lines(choices: Sequence[tuple[str, Choice]]) -> list[str]:

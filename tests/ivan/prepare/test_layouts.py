@@ -138,3 +138,26 @@ def test_a_choice_among_several_series_is_told(tmp_path: Path, capsys: pytest.Ca
     assert "series 4 (t1_mprage): left out by --map" in capsys.readouterr().out
     record = json.loads((tmp_path / "other" / "cases" / "anna.json").read_text())
     assert "series 7" in record["sources"]["T1"]
+
+
+@pytest.mark.parametrize("odd", ["several volumes", "a gap"])
+def test_a_complete_series_is_taken_before_one_that_is_none(tmp_path: Path, odd: str) -> None:
+    raw = tmp_path / "raw"
+    write_series(raw / "1", "T1", number=1, **SMALL)
+    write_series(raw / "2", "T2", number=2, **SMALL)
+    if odd == "a gap":
+        write_series(raw / "3", "T2", number=3, shape=(20, 24, 14), spacing=(8.0, 8.0, 10.0), drop=[6])
+    else:
+        for phase in range(4):  # 40 slices, so that the one volume of 10 would count as a scout
+            write_series(
+                raw / f"3_{phase}",
+                "T2",
+                number=3,
+                SeriesInstanceUID="1.2.3.77",
+                signal=lambda points, phase=phase: head(points, "T2") * (1 - phase / 5),  # type: ignore[misc]
+                **SMALL,
+            )
+    prepare(raw, tmp_path / "out", progress=False)
+    record = json.loads((tmp_path / "out" / "cases" / "anna.json").read_text())
+    assert "series 2" in record["sources"]["T2"]
+    assert "Taken among several series" not in (tmp_path / "out" / "quality.html").read_text()
