@@ -29,7 +29,7 @@ def prepare(
         typer.Option(
             "--map",
             metavar="PATTERN=NAME",
-            help="DICOM series whose description or folder matches are NAME; repeat.",
+            help="DICOM series whose description or folder matches are NAME (none: left out); repeat.",
             show_default=False,
         ),
     ] = None,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ivan.data.naming import FileName, Modalities, guess_modalities, parse, patient_of
 from ivan.data.volume import SUFFIXES, image_suffix, stem
-from ivan.data.walk import files_below
+from ivan.data.walk import files_below, not_raw
 from ivan.errors import InputError
 
 
@@ -51,7 +51,6 @@ def find_cases(
     modalities: Sequence[str],
     *,
     optional: Sequence[str] = (),
-    ambiguous: str = "error",
 ) -> CaseList:
     """Find the cases below a folder that have all of `modalities`.
 
@@ -71,7 +70,6 @@ def find_cases(
         root: the folder, searched at any depth.
         modalities: those that a case must have.
         optional: those that are attached where present.
-        ambiguous: "note" leaves a case with two files of a modality out, with a note, and may return no case.
 
     Returns:
         At least one case, with `skipped` naming those left out.
@@ -96,10 +94,46 @@ def find_cases(
                 f"found: {present}; "
                 "use one of these names, or name files MODALITY/case.nii.gz or case_MODALITY.nii.gz"
             )
-    groups = _group(named, wanted)
+    groups = _group(named)
     if named is leading and not any(_complete(group, modalities) for group in groups.values()):
         groups = _by_folder(leading, root)
-    return _cases(str(root), groups, modalities, ambiguous)
+    return _cases(str(root), groups, modalities)
+
+
+def cases_with_any(
+    root: Path, files: Iterable[Path], modalities: Sequence[str], general: Sequence[str] = ()
+) -> CaseList:
+    """Cases that have at least one of `modalities`, by the rules of `find_cases`; possibly none.
+
+    Nothing stops the others: a case with two files of a modality, and a file whose folder and name disagree,
+    are left out with a note.
+
+    Args:
+        root: the folder that the names are read from.
+        files: the images below it, sorted.
+        modalities: those looked for.
+        general: names that count only for files that tell none of `modalities`, such as MR.
+    """
+    wanted = [Modalities(names) for names in (modalities, general) if names]
+    named: list[FileName] = []
+    notes = []
+    for file in files:
+        try:
+            found = next((found for names in wanted if (found := parse(file, root, names))), None)
+        except InputError as error:
+            notes.append(f"{error}; left out")
+            continue
+        if found is not None:
+            named.append(found)
+    leading = [found for found in named if found.rule == "first"]
+    named = [found for found in named if found.rule != "first"] or leading
+    groups = _group(named)
+    several = len({found.modality for found in named}) > 1
+    if named is leading and several and all(len(group) == 1 for group in groups.values()):
+        groups = _by_folder(leading, root)
+    cases = _cases(str(root), groups, (), tolerant=True)
+    cases.notes[:0] = notes
+    return cases
 
 
 def find_cases_in_folders(
@@ -190,17 +224,16 @@ def _images(root: Path) -> list[Path]:
             f"{error.filename}: folder cannot be read ({error.strerror}); change its permissions"
         )
 
-    derived = (
-        {"derivatives", "sourcedata", "code"} if (root / "dataset_description.json").is_file() else set()
+    return sorted(
+        (path for path in files_below(root, refuse, not_raw) if image_suffix(path)),
+        key=lambda path: _natural(str(path)),
     )
-    found = files_below(root, refuse, lambda folder: derived if folder == root else set())
-    return sorted((path for path in found if image_suffix(path)), key=lambda path: _natural(str(path)))
 
 
 Groups = Mapping[str, Mapping[str, Sequence[Path]]]
 
 
-def _group(named: Sequence[FileName], wanted: Modalities) -> Groups:
+def _group(named: Sequence[FileName]) -> Groups:
     groups: dict[str, dict[str, list[FileName]]] = defaultdict(lambda: defaultdict(list))
     for found in named:
         groups[found.case][found.modality].append(found)
@@ -228,7 +261,7 @@ def _complete(group: Mapping[str, Sequence[Path]], modalities: Iterable[str]) ->
     return all(group.get(modality) for modality in modalities)
 
 
-def _cases(label: str, groups: Groups, modalities: Sequence[str], ambiguous: str = "error") -> CaseList:
+def _cases(label: str, groups: Groups, modalities: Sequence[str], *, tolerant: bool = False) -> CaseList:
     cases, skipped, notes = [], [], []
     for name, group in sorted(groups.items(), key=lambda item: _natural(item[0])):
         missing = [modality for modality in modalities if not group.get(modality)]
@@ -240,13 +273,13 @@ def _cases(label: str, groups: Groups, modalities: Sequence[str], ambiguous: str
             listed = ", ".join(str(file) for file in files[:3])
             said = f"case '{name}' has {len(files)} files for {modality} ({listed}), expected one; "
             remedy = "remove or rename the others, or choose a folder that holds one of them"
-            if ambiguous == "error":
+            if not tolerant:
                 raise InputError(f"{label}: {said}{remedy}")
             notes.append(f"{said}left out, {remedy}")
             continue
         files_of = {modality: files[0] for modality, files in group.items()}
-        cases.append(Case(name, patient_of(name, files_of[modalities[0]]), files_of))
-    if not cases and not notes:
+        cases.append(Case(name, patient_of(name, next(iter(files_of.values()))), files_of))
+    if not cases and not tolerant:
         some = "; ".join(skipped[:4]) + (f"; and {len(skipped) - 4} more" if len(skipped) > 4 else "")
         raise InputError(
             f"{label}: no case has all of {', '.join(modalities)} ({some}); give the files of a case "

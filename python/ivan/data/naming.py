@@ -13,6 +13,7 @@ from ivan.errors import InputError
 _BIDS = re.compile(
     r"^(?P<subject>sub-[A-Za-z0-9+]+)(?P<entities>(?:_[A-Za-z0-9]+-[A-Za-z0-9+.]+)*)_(?P<suffix>[A-Za-z0-9]+)$"
 )
+_DATA_TYPES = ("dwi", "pet")  # BIDS folders of all that belongs to such a scan: dwi/sub-01_ADC.nii.gz
 _SEPARATORS = "_-. "
 # What may follow a patient's name: a session or time point, a run, an acquisition.
 _VISIT = re.compile(r"[_-](?:ses|session|visit|timepoint|tp|run|acq)[-_]?[0-9A-Za-z]+$", re.IGNORECASE)
@@ -112,7 +113,9 @@ def parse(path: Path, root: Path, wanted: Modalities) -> FileName | None:
 
 
 def _agreeing(found: FileName, folders: Sequence[str], wanted: Modalities) -> FileName:
-    for folder in folders:
+    for depth, folder in enumerate(folders, start=1):
+        if depth == len(folders) and folder in _DATA_TYPES:
+            continue
         if (other := wanted.match(folder)) and other != found.modality:
             raise _disagreement(found.path, other, found.modality)
     return found

@@ -7,6 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
+def not_raw(folder: Path) -> set[str]:
+    """Subfolders of a folder that hold no raw images: of a BIDS data set those that BIDS keeps apart."""
+    if os.path.isfile(folder / "dataset_description.json"):  # False, too, where permission lacks
+        return {"derivatives", "sourcedata", "code"}
+    return set()
+
+
 def files_below(
     root: Path,
     onerror: Callable[[OSError], None] | None = None,

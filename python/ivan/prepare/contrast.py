@@ -9,24 +9,22 @@ from dataclasses import dataclass
 
 from ivan.errors import InputError
 from ivan.prepare.series import Stack
+from ivan.prepare.words import contrast_agent, weighting
 
-# Ordered: what says more comes first (T2 FLAIR is FLAIR, T1 with contrast agent is T1c).
-_MR: tuple[tuple[str, str], ...] = (
-    (r"flair|dark.?fluid", "FLAIR"),
-    (r"adc|apparent", "ADC"),
-    (r"dwi|diffusion|dti|b1000|trace", "DWI"),
-    (r"swi|suscept", "SWI"),
-    (r"t2[ _-]?(\*|star)|t2s\b", "T2star"),
-    (r"tof|mra\b|angio", "MRA"),
-    (r"bold|fmri", "BOLD"),
-    (r"(pd|proton)[^a-z]*(and|[/+&_ -])?[^a-z]*t2|t2[^a-z]*[/+&_ -][^a-z]*pd", "PD/T2"),
-    (r"(?<![a-z])pd(w|we)?(?![a-z])|proton", "PD"),
-    (r"t1[a-z0-9 _-]*(\+ ?c\b|ce\b|gd|gad|post|contrast|km\b)|(gd|post)[ _-]*t1|t1c\b", "T1c"),
-    (r"t1|mprage|mp2rage|spgr|bravo|tfl3d|fspgr", "T1"),
-    (r"t2|haste|space", "T2"),
-)
+# Objects of a study that hold no image of the patient, though they name one ("T2 lesion segmentation").
+NO_IMAGES = {
+    "SEG": "a segmentation",
+    "RTSTRUCT": "contours",
+    "RTDOSE": "a dose",
+    "RTPLAN": "a plan",
+    "PR": "a presentation state",
+    "KO": "a selection of images",
+    "SR": "a report",
+    "REG": "a registration",
+}
 _SCANNERS = {"CT": "CT", "PT": "PET", "NM": "NM", "US": "US"}
-# Names tried on NIfTI trees where the user names none.
+# Names tried on NIfTI trees where the user names none; GENERAL ones only for files that tell no other.
+GENERAL = ("MRI", "MR")
 KNOWN = (
     "T1",
     "T2",
@@ -37,8 +35,6 @@ KNOWN = (
     "T1Gd",
     "CT",
     "PET",
-    "MRI",
-    "MR",
     "ADC",
     "DWI",
     "SWI",
@@ -49,7 +45,7 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Rule:
-    """`--map PATTERN=NAME`: series whose description or folder matches are of modality NAME."""
+    """`--map PATTERN=NAME`: series whose description or folder matches are NAME; `none` leaves them out."""
 
     pattern: re.Pattern[str]
     name: str
@@ -75,30 +71,38 @@ def parse_rules(texts: Sequence[str]) -> list[Rule]:
 
 
 def modality_of(stack: Stack, rules: Sequence[Rule], folders: str) -> str | None:
-    """The modality of a stack, or None where nothing tells it.
+    """The modality of a stack; None where nothing tells it, `""` where a rule leaves it out.
 
     Args:
         stack: the slices.
         rules: the user's, which come first.
-        folders: the series' folder below the root, as text: used where the description says nothing.
+        folders: the series' folder below the root, as text: used, the innermost first, where neither the
+            description nor the protocol says anything.
     """
     header = stack.header
     for rule in rules:
         if rule.pattern.search(header.description) or rule.pattern.search(folders):
-            return rule.name
+            return "" if rule.name.lower() == "none" else rule.name
     if header.kind in _SCANNERS:
         return _SCANNERS[header.kind]
-    for text in (header.description, folders):
-        for pattern, name in _MR:
-            if re.search(pattern, text.replace("_", " "), re.IGNORECASE):
-                return _by_echo(stack) if name == "PD/T2" else _with_agent(name, header.contrast_agent)
+    # A protocol is often named for all that it holds ("brain w/wo contrast"), and so are outer folders.
+    protocol = header.protocol
+    series = header.description[: len(header.description) - len(protocol)].strip()
+    parts = folders.split("/")
+    inwards = ["/".join(parts[depth:]) for depth in reversed(range(len(parts)))]
+    for text in (series, protocol, *inwards):
+        name = weighting(text)
+        if name == "PD/T2":
+            return _by_echo(stack)
+        if name == "T1":
+            said = contrast_agent(text)
+            return "T1c" if said or (said is None and header.contrast_agent) else "T1"
+        if name is not None:
+            return name or None
     return None
 
 
-def _by_echo(stack: Stack) -> str:
-    """PD or T2 of a dual-echo series: the later echo is T2 weighted."""
-    return "T2" if not math.isnan(stack.echo) and stack.echo >= 50 else "PD"
-
-
-def _with_agent(name: str, agent: bool) -> str:
-    return "T1c" if name == "T1" and agent else name
+def _by_echo(stack: Stack) -> str | None:
+    """PD or T2 of a dual-echo series: the later echo is T2 weighted. None where no echo time is known."""
+    echo = stack.frames[0].echo if math.isnan(stack.echo) else stack.echo
+    return None if math.isnan(echo) else "T2" if echo >= 50 else "PD"

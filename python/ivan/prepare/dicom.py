@@ -78,6 +78,7 @@ class Frame:
 class Header:
     """What one file says about the examination it belongs to.
 
+    `description`: SeriesDescription and ProtocolName; `protocol`: the latter alone.
     `derived`: computed from other images (reformatted, projected, subtracted), by ImageType.
     """
 
@@ -88,6 +89,7 @@ class Header:
     series: str
     series_number: int
     description: str
+    protocol: str
     kind: str
     contrast_agent: bool
     repetition: float
@@ -173,8 +175,9 @@ def _header(path: Path, data: Any) -> Header:
         series,
         _whole(data.get("SeriesNumber")),
         " ".join(str(data.get(tag) or "") for tag in ("SeriesDescription", "ProtocolName")).strip(),
+        str(data.get("ProtocolName") or "").strip(),
         str(data.get("Modality") or ""),
-        bool(data.get("ContrastBolusAgent")),
+        _given(data.get("ContrastBolusAgent")),
         _number(data.get("RepetitionTime")),
         _number(data.get("InversionTime")),
         _whole(data.get("ImagesInAcquisition")),
@@ -263,6 +266,12 @@ def _number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return float("nan")
+
+
+def _given(agent: Any) -> bool:
+    """Whether ContrastBolusAgent names one: some scanners write that there was none."""
+    text = str(agent or "").strip().lower()
+    return text not in ("", "no", "none", "n", "n/a", "na", "null", "0", "false", "without", "kein", "keins")
 
 
 def _whole(value: Any) -> int:

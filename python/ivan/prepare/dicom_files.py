@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ivan.data.volume import image_suffix
-from ivan.data.walk import files_below
+from ivan.data.walk import files_below, not_raw
 
 _SUFFIXES = (".dcm", ".dicom", ".ima", ".dic")
 # Group 0008 and one of the elements that a data set without preamble begins with, little endian.
@@ -34,13 +34,14 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_files(root: Path, skip: Callable[[Path, str], None] | None = None) -> list[Path]:
-    """All DICOM files below a folder, sorted; hidden ones and DICOMDIR indices are left out.
+    """All DICOM files below a folder, sorted; hidden ones, DICOMDIR indices, and `derivatives`, `sourcedata`
+    and `code` of a BIDS data set are left out.
 
     `skip` is told of folders and files that cannot be read, and of empty files beside slices.
     """
     tell = skip or (lambda path, said: None)
     found, empty = [], []
-    for path in files_below(root, lambda error: tell(Path(error.filename), _unreadable(error))):
+    for path in files_below(root, lambda error: tell(Path(error.filename), _unreadable(error)), not_raw):
         if path.name.upper() == "DICOMDIR" or image_suffix(path):
             continue
         try:

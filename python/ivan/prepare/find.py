@@ -6,15 +6,15 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ivan.data.cases import find_cases
-from ivan.data.naming import Modalities, parse
+from ivan.data.cases import cases_with_any
 from ivan.data.volume import image_suffix
-from ivan.data.walk import files_below
+from ivan.data.walk import files_below, not_raw
 from ivan.errors import InputError
-from ivan.prepare.contrast import KNOWN, Rule, modality_of
+from ivan.prepare.choose import Choice, choose
+from ivan.prepare.contrast import GENERAL, KNOWN, NO_IMAGES, Rule, modality_of
 from ivan.prepare.dicom import Header, read_headers
 from ivan.prepare.dicom_files import dicom_files
 from ivan.prepare.series import Stack, sort_series
@@ -32,12 +32,14 @@ class RawCase:
         patient: what a split must keep together.
         images: modality -> NIfTI file or stack of DICOM slices.
         notes: what the user should know of the choice of these images.
+        choices: those among series of which another may be the right one.
     """
 
     name: str
     patient: str
     images: Mapping[str, Image]
     notes: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     def files(self) -> list[Path]:
         """All files that the case is made from."""
@@ -94,6 +96,8 @@ def find_raw(
     cases += _nifti_cases(root, modalities, reference, found)
     if not cases and not found.seen:
         more = f" ({found.skipped[0]})" if found.skipped else "; it holds no DICOM and no NIfTI file"
+        if apart := sorted(name for name in not_raw(root) if (root / name).is_dir()):
+            more += f"; {', '.join(apart)} of a BIDS data set: not searched, name such a folder itself"
         raise InputError(
             f"{root}: no image of a known modality found{more}; name them with --modality or --map"
         )
@@ -123,7 +127,7 @@ def find_raw(
             why = ", so there is nothing to pair" if needed > 1 else ""
             found.skipped.append(f"{case.name}: {lacks}{why}; left out")
             continue
-        found.cases.append(RawCase(case.name, case.patient, images, case.notes))
+        found.cases.append(replace(case, images=images))
     if not found.cases:
         another, hint = "", ""
         if needed > 1:
@@ -170,12 +174,17 @@ def _dicom_cases(
     studies: dict[str, dict[str, dict[str, list[Stack]]]] = {}
     names = _patient_names({_patient(stack.header, root) for stack in result.stacks})
     for stack in result.stacks:
+        if what := NO_IMAGES.get(stack.header.kind):
+            found.skipped.append(f"{stack.label}: {what}, no image; left out")
+            continue
         folders = "/".join(stack.header.path.relative_to(root).parts[:-1])
         name = modality_of(stack, rules, folders)
         if name:
             found.seen.add(name)
         if len(stack.frames) < 2:
             found.skipped.append(f"{stack.label}: one slice only (a localiser?); left out")
+        elif name == "":
+            found.skipped.append(f"{stack.label}: left out by --map")
         elif name is None:
             found.skipped.append(
                 f"{stack.label}: modality unknown; left out, name it with --map 'PATTERN=NAME'"
@@ -193,7 +202,11 @@ def _dicom_cases(
                 ordered = [("", merged)]
         for number, (_, series) in enumerate(ordered, start=1):
             name = patient + (f"_ses-{number}" if len(ordered) > 1 else "")
-            cases.append(_choose(name, patient, series))
+            chosen = [choose(modality, stacks) for modality, stacks in series.items()]
+            images = {choice.modality: choice.taken for choice in chosen}
+            notes = tuple(choice.note for choice in chosen if choice.others)
+            open_ones = tuple(choice for choice in chosen if choice.rivals)
+            cases.append(RawCase(name, patient, images, notes, open_ones))
     return cases
 
 
@@ -220,62 +233,18 @@ def _study_time(series: Mapping[str, Sequence[Stack]]) -> str:
     return min(stack.header.study_time for stacks in series.values() for stack in stacks)
 
 
-def _choose(name: str, patient: str, series: Mapping[str, list[Stack]]) -> RawCase:
-    """One stack a modality: acquired before derived, then most slices, most pixels, the earliest.
-
-    A reformatted volume often has more slices than the acquisition it was computed from. An acquisition of
-    less than a third of the most slices is a scout, and does not come first.
-    """
-    images, notes = {}, []
-    for modality, stacks in series.items():
-        most = max(len(stack.frames) for stack in stacks)
-        order = sorted(
-            stacks,
-            key=lambda s: (
-                s.header.derived or 3 * len(s.frames) < most,
-                -len(s.frames),
-                -s.frames[0].shape[0] * s.frames[0].shape[1],
-                s.header.series_number,
-                s.label,
-            ),
-        )
-        images[modality] = order[0]
-        if len(order) > 1:
-            others = ", ".join(str(stack.header.series_number) for stack in order[1:5])
-            notes.append(
-                f"{len(order)} series are {modality}: series {order[0].header.series_number} taken, not "
-                f"{others}; "
-                "--map chooses another"
-            )
-    return RawCase(name, patient, images, tuple(notes))
-
-
 def _nifti_cases(root: Path, modalities: Sequence[str], reference: str, found: Found) -> list[RawCase]:
-    files = [path for path in files_below(root) if image_suffix(path) in (".nii", ".nii.gz")]
+    files = sorted(
+        path for path in files_below(root, ignored=not_raw) if image_suffix(path) in (".nii", ".nii.gz")
+    )
     if not files:
         return []
     names = list(dict.fromkeys([*(modalities or KNOWN), *([reference] if reference else [])]))
-    wanted = Modalities(names)
-    named = [file for path in files if (file := parse(path, root, wanted))]
-    # As in find_cases: modality first (adc_map.nii.gz) counts only where no file is named in another way.
-    named = [file for file in named if file.rule != "first"] or named
-    present = [name for name in names if any(file.modality == name for file in named)]
-    if not present:
+    general = [name for name in GENERAL if not modalities and name not in names]
+    listed = cases_with_any(root, files, names, general)
+    found.skipped += listed.notes
+    if not listed and not listed.notes:
         found.skipped.append(
             f"{root}: {len(files)} NIfTI files of no known modality; name them with --modality"
         )
-        return []
-    cases: dict[str, RawCase] = {}
-    for name in present:  # a case may lack any of them: each is in turn the one that must be there
-        others = [other for other in present if other != name]
-        listed = find_cases(root, [name], optional=others, ambiguous="note")
-        found.skipped += [line for line in listed.notes if line not in found.skipped]
-        for case in listed:
-            images = {
-                modality: path
-                for modality, path in case.files.items()
-                if image_suffix(path) in (".nii", ".nii.gz")
-            }
-            if images:
-                cases.setdefault(case.name, RawCase(case.name, case.patient, images))
-    return list(cases.values())
+    return [RawCase(case.name, case.patient, case.files) for case in listed]

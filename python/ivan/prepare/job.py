@@ -18,6 +18,7 @@ from ivan.data.datalist import write_datalist
 from ivan.data.writing import atomic_file, remove_leftovers
 from ivan.errors import InputError
 from ivan.prepare.case import Settings, finished, image_path, prepare_case, signature
+from ivan.prepare.choose import chosen_lines
 from ivan.prepare.contrast import parse_rules
 from ivan.prepare.find import find_raw
 from ivan.prepare.grid import parse_spacing
@@ -54,7 +55,7 @@ def prepare(
         modalities: those to take, the reference first; empty: all that can be told. A single one is taken
             alone: new patients, for `ivan synthesize`.
         reference: the modality whose grid all get; empty: the first of `modalities`, else T1.
-        rules: `PATTERN=NAME` texts that name DICOM series by description or folder.
+        rules: `PATTERN=NAME` texts that name DICOM series by description or folder; `none` leaves them out.
         spacing: "1" or "1x1x2" mm; empty: the reference's own.
         register: rigid registration to the reference (SimpleITK).
         crop: crop each case to its foreground and 8 mm.
@@ -102,8 +103,13 @@ def prepare(
     parts = split_patients(records, validation, test, seed)
     chosen = {part: [_case(out, item) for item in items] for part, items in parts.items()}
     write_datalist(out / "dataset.json", chosen, found.modalities, f"ivan prepare, from {raw}")
-    write_page(out, parts, skipped, settings)
-    report.end(records, parts, skipped, out)
+    warnings = _one_patient(records, validation + test)
+    made = {record["case"] for record in records}
+    choices = chosen_lines(
+        [(case.name, one) for case in found.cases if case.name in made for one in case.choices]
+    )
+    write_page(out, parts, skipped, settings, warnings, choices)
+    report.end(records, parts, [*choices, *skipped], out, warnings)
     return out / "dataset.json"
 
 
@@ -132,6 +138,18 @@ def _check_out(raw: Path, out: Path) -> None:
         raise InputError(
             f"{out}: not empty and not of an earlier 'ivan prepare'; choose a new folder with --out"
         )
+
+
+def _one_patient(records: Sequence[dict[str, Any]], held: float) -> list[str]:
+    """A warning where all cases are of one patient, as after an anonymisation that names all alike."""
+    patients = {record["patient"] for record in records}
+    if held == 0 or len(records) < 2 or len(patients) > 1:
+        return []
+    return [
+        f"all {len(records)} cases are of one patient ('{patients.pop()}'), so all are for training: parts "
+        "never share a patient; if they are of several, give each a PatientID of its own (DICOM; or an empty "
+        "one and a first folder for each patient) or a name of its own (files)"
+    ]
 
 
 def _left_from_before(out: Path, records: Sequence[dict[str, Any]]) -> list[str]:
@@ -239,8 +257,15 @@ class _Progress:
         )
 
     def end(
-        self, records: Sequence[Any], parts: dict[str, list[Any]], skipped: Sequence[str], out: Path
+        self,
+        records: Sequence[Any],
+        parts: dict[str, list[Any]],
+        skipped: Sequence[str],
+        out: Path,
+        warnings: Sequence[str],
     ) -> None:
+        for line in warnings:
+            self._say(f"warning: {line}")
         for line in skipped:
             if line not in self.said:
                 self._say(f"note: {line}")

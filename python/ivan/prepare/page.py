@@ -33,7 +33,12 @@ _HEADS = (  # name, below it, attributes
 
 
 def write_page(
-    out: Path, parts: Mapping[str, Sequence[Mapping[str, Any]]], skipped: Sequence[str], settings: Settings
+    out: Path,
+    parts: Mapping[str, Sequence[Mapping[str, Any]]],
+    skipped: Sequence[str],
+    settings: Settings,
+    warnings: Sequence[str] = (),
+    choices: Sequence[str] = (),
 ) -> Path:
     """Write OUT/quality.html.
 
@@ -42,12 +47,15 @@ def write_page(
         parts: training, validation, test -> records of `prepare_case`.
         skipped: one line for everything left out.
         settings: shown at the end.
+        warnings: those of all cases together, which come first.
+        choices: one line for each choice among several series of a modality.
 
     Raises:
         RunError: it cannot be written.
     """
     rows = [(part, record) for part, records in parts.items() for record in records]
-    warned = [(record["case"], line) for _, record in rows for line in record["warnings"]]
+    warned = [f"{record['case']}: {line}" for _, record in rows for line in record["warnings"]]
+    warned[:0] = warnings
     counts = ", ".join(f"{len(records)} {part}" for part, records in parts.items() if records)
     page = fill(
         (files("ivan.prepare") / "page" / "quality.html").read_text(encoding="utf-8"),
@@ -55,9 +63,11 @@ def write_page(
             "css": asset("report.css"),
             "js": asset("table.js"),
             "summary": escape(
-                f"{_count(rows, 'case')}: {counts}. {_count(warned, 'warning')}, {_count(skipped, 'note')}."
+                f"{_count(rows, 'case')}: {counts}. {_count(warned, 'warning')}, "
+                f"{_count([*choices, *skipped], 'note')}."
             ),
-            "alerts": alert("warning", "Warnings", [f"{case}: {line}" for case, line in warned])
+            "alerts": alert("warning", "Warnings", warned)
+            + alert("note", "Taken among several series", choices)
             + alert("note", "Left out, and why", skipped),
             "table": _table(rows),
             "figures": "".join(

@@ -98,6 +98,12 @@ def test_modality_names_that_contain_each_other(tree):
     assert [case.files["post-T1"].name for case in cases] == ["a_post-T1.nii", "b_post-T1.nii"]
 
 
+def test_bids_folder_of_diffusion_holds_maps_too(tree):
+    root = tree("sub-01/dwi/sub-01_dwi.nii", "sub-01/dwi/sub-01_ADC.nii")
+    (case,) = find_cases(root, ["DWI", "ADC"])
+    assert [path.name for path in case.files.values()] == ["sub-01_ADC.nii", "sub-01_dwi.nii"]
+
+
 def test_folder_loops_end(tree):
     root = tree("a_T1.nii", "sub/a_T2.nii")
     (root / "sub" / "loop").symlink_to(root)

@@ -167,7 +167,13 @@ def test_an_acquired_series_is_taken_before_one_computed_from_it(tmp_path: Path)
     prepare(raw, tmp_path / "out", progress=False)
     record = records(tmp_path / "out")["anna"]
     assert record["shape"] == [40, 48, 18]
-    assert record["notes"] == ["3 series are T1: series 1 taken, not 7, 0; --map chooses another"]
+    assert record["notes"] == [
+        "3 series are T1: series 1 (T1w tse) taken, not series 7 (T1w tse), series 0 (T1w tse); "
+        "--map 'PATTERN=none' leaves one out"
+    ]
+    page = (tmp_path / "out" / "quality.html").read_text()
+    assert "3 series are T1" in page  # below its picture
+    assert "Taken among several series" not in page  # obvious: one is computed, one is a scout
 
 
 def test_a_name_that_begins_like_a_modality_stops_nothing(tmp_path: Path) -> None:
