@@ -43,7 +43,7 @@ def by_echo(frames: Sequence[Frame], normal: np.ndarray) -> tuple[list[Echo], li
     times: dict[float, list[int]] = {}
     unknown: list[int] = []
     for index, frame in enumerate(frames):
-        (unknown if math.isnan(frame.echo) else times.setdefault(frame.echo, [])).append(index)
+        (times.setdefault(frame.echo, []) if 0 < frame.echo < math.inf else unknown).append(index)
     groups: list[tuple[float, list[int]]] = []
     for time in sorted(times):
         own = times[time]

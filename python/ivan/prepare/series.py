@@ -161,7 +161,7 @@ def missing_slices(stack: Stack) -> tuple[float, list[int]]:
             "slices are missing or mixed, export the series again"
         )
     _check_straight(stack, (places - places[0]) / (places[-1] - places[0]))
-    times = [frame.echo for frame in frames if not math.isnan(frame.echo)]
+    times = [frame.echo for frame in frames if 0 < frame.echo < math.inf]
     if times and not alike(min(times), max(times)):
         raise InputError(
             f"{stack.label}: echo times from {min(times):g} to {max(times):g} ms at different places, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_very_different_echoes_at_different_places_are_refused(tmp_path: Path) -
 
 def test_slices_without_an_echo_time_join_the_others(tmp_path: Path) -> None:
     write_series(tmp_path, "T2", **SMALL)
-    set_echo(tmp_path, lambda number: {1: 90.1, 2: 90.0, 3: 90.0, 4: 90.1}.get(number))
+    set_echo(tmp_path, lambda number: {1: 90.1, 2: 90.0, 3: 90.0, 4: 90.1, 5: math.inf, 6: 0.0}.get(number))
     (stack,) = sort(tmp_path).stacks
     expect_head(stack, "T2")
 
