@@ -11,7 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_phantom import grid, head, write_series
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.sequence import Sequence
 
 from ivan.errors import InputError
 from ivan.prepare import prepare
@@ -173,3 +174,19 @@ def test_a_tilted_gantry_is_straight(tmp_path: Path) -> None:
     volume, _ = build_volume(sort(tmp_path).stacks[0], interpolate=True)
     difference = np.abs(volume.data - head(grid(volume.data.shape, volume.affine), "T1"))
     assert difference[:, :, [0, 1, *range(3, COUNT)]].max() <= 1.0
+
+
+def test_a_modality_table_is_applied(tmp_path: Path) -> None:
+    write_series(tmp_path, "T1", **SMALL)
+
+    def halve(data: FileDataset, number: int) -> None:
+        table = Dataset()
+        table.add_new("LUTDescriptor", "US", [501, 0, 16])
+        table.add_new("LUTData", "US", [2 * value for value in range(501)])
+        table.ModalityLUTType = "US"
+        data.ModalityLUTSequence = Sequence([table])
+        data.PixelData = (data.pixel_array // 2).tobytes()
+        del data.RescaleSlope, data.RescaleIntercept
+
+    change(tmp_path, halve)
+    expect_head(sort(tmp_path).stacks[0], "T1")
