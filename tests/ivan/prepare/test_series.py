@@ -116,6 +116,12 @@ def test_very_different_echoes_at_different_places_are_refused(tmp_path: Path) -
         build_volume(stack)
 
 
+def test_a_slice_of_a_third_echo_joins_neither_of_two(tmp_path: Path) -> None:
+    dual(tmp_path, (15.0, 95.0))
+    set_echo(tmp_path / "PD", lambda number: 40.0 if number == COUNT else 15.0)
+    assert sizes(sort(tmp_path)) == [COUNT - 1, 1, COUNT]
+
+
 def test_slices_without_an_echo_time_join_the_others(tmp_path: Path) -> None:
     write_series(tmp_path, "T2", **SMALL)
     set_echo(tmp_path, lambda number: {1: 90.1, 2: 90.0, 3: 90.0, 4: 90.1, 5: math.inf, 6: 0.0}.get(number))
@@ -123,9 +129,12 @@ def test_slices_without_an_echo_time_join_the_others(tmp_path: Path) -> None:
     expect_head(stack, "T2")
 
 
-def test_a_slice_without_an_echo_time_goes_to_the_echo_that_lacks_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("none", [None, 0.0, math.inf])
+def test_a_slice_without_an_echo_time_goes_to_the_echo_that_lacks_it(
+    tmp_path: Path, none: float | None
+) -> None:
     dual(tmp_path, (15.0, 95.0))
-    set_echo(tmp_path / "T2", lambda number: None if number == 4 else 95.0)
+    set_echo(tmp_path / "T2", lambda number: none if number == 4 else 95.0)
     found = sort(tmp_path)
     assert found.notes == []
     for stack, contrast in zip(found.stacks, ("PD", "T2"), strict=True):
