@@ -98,11 +98,11 @@ def prepare(
                 report.case(case.name, "left out", [str(error)])
     if not records:
         raise InputError(f"{raw}: none of {len(found.cases)} cases could be used ({skipped[-1]})")
+    found.modalities = [name for name in found.modalities if any(name in r["bytes"] for r in records)]
     skipped += _left_from_before(out, records)
     parts = split_patients(records, validation, test, seed)
     chosen = {part: [_case(out, item) for item in items] for part, items in parts.items()}
-    used = [name for name in found.modalities if any(name in item["bytes"] for item in records)]
-    write_datalist(out / "dataset.json", chosen, used, f"ivan prepare, from {raw}")
+    write_datalist(out / "dataset.json", chosen, found.modalities, f"ivan prepare, from {raw}")
     write_page(out, parts, skipped, settings)
     report.end(records, parts, skipped, out)
     return out / "dataset.json"
