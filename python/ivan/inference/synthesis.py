@@ -41,7 +41,7 @@ def synthesize(
 
     Each result has the source's (for `inverse` the target's) orientation, shape and affine. Its intensities
     are in units of the training set: normalised 1 is the median of the percentiles recorded in training. An
-    existing result is replaced, whole, but no image beside the given ones; NIfTI is written for NIfTI, otherwise
+    existing result is replaced, whole, but no image beside the given ones. NIfTI is written for NIfTI, else
     the format of the source.
 
     Args:
@@ -60,7 +60,8 @@ def synthesize(
         The files written.
 
     Raises:
-        InputError: the run or the data cannot be used, or `out` holds images of `data`; where single cases cannot, the others are written.
+        InputError: the run or the data cannot be used, or `out` holds images of `data`; where single cases
+            cannot, the others are written.
         RunError: a result cannot be written; those before it are whole.
     """
     from ivan.data.writing import remove_leftovers

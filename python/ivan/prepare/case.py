@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,74 +62,95 @@ def overlay_path(out: Path, case: str) -> Path:
 
 
 def signature(case: RawCase, settings: Settings) -> str:
-    """Changes with the files' paths, sizes or times, their order, and the settings.
-
-    Raises:
-        InputError: a file is not there any more, or is a link that leads nowhere.
-    """
-    files = {}
+    """Changes with the files' paths, sizes or times, their order, and the settings."""
+    files: dict[str, Any] = {}
     for modality, image in case.images.items():
         paths = image.files if isinstance(image, Stack) else [image]
-        try:
-            states = [path.stat() for path in paths]
-        except OSError as error:
-            link = "a link that leads nowhere" if Path(error.filename).is_symlink() else "cannot be read"
-            raise InputError(f"{error.filename}: {link} ({error.strerror}); copy the file again") from None
         echo = str(image.echo) if isinstance(image, Stack) else ""
-        files[modality] = [
-            [str(path.resolve()), state.st_size, state.st_mtime_ns, echo]
-            for path, state in zip(paths, states, strict=True)
-        ]
+        try:
+            files[modality] = [
+                [str(path.resolve()), state.st_size, state.st_mtime_ns, echo]
+                for path, state in zip(paths, _states(paths), strict=True)
+            ]
+        except InputError as error:  # said again where the image is read
+            files[modality] = str(error)
     text = json.dumps([_FORM, case.name, case.patient, list(files.items()), asdict(settings)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def finished(case: RawCase, out: Path, signed: str) -> dict[str, Any] | None:
-    """The record of a case that is already there, whole and of the same files and settings, or None."""
+def _states(paths: Sequence[Path]) -> list[os.stat_result]:
+    try:
+        return [path.stat() for path in paths]
+    except OSError as error:
+        link = "a link that leads nowhere" if Path(error.filename).is_symlink() else "cannot be read"
+        raise InputError(f"{error.filename}: {link} ({error.strerror}); copy the file again") from None
+
+
+def finished(case: RawCase, out: Path, settings: Settings, signed: str) -> dict[str, Any] | None:
+    """The record of a case that is already there, whole and of the same files and settings, or None.
+
+    None, too, where a modality was left out that can be read now: with a decoder, or other permissions.
+    """
     try:
         found = json.loads(record_path(out, case.name).read_text(encoding="utf-8"))
-        whole = found["signature"] == signed and set(found["bytes"]) == set(case.images)
+        left_out = found["left_out"]
+        whole = found["signature"] == signed and {*found["bytes"], *left_out} == set(case.images)
         for modality, size in found["bytes"].items():
             whole = whole and image_path(out, modality, case.name).stat().st_size == size
-        return dict(found) if whole and overlay_path(out, case.name).is_file() else None
+        if not whole or not overlay_path(out, case.name).is_file():
+            return None
+        unread = [name for name, what in left_out.items() if not what["read"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    for name in unread:
+        try:
+            _read(name, case.images[name], settings, [])
+        except InputError:
+            continue
+        return None
+    return dict(found)
 
 
 def prepare_case(case: RawCase, out: Path, settings: Settings, signed: str) -> dict[str, Any]:
     """Read, register, resample, check and write one case; return its record.
 
+    A modality that cannot be used is left out with a warning where the reference and another one remain.
+
     Raises:
-        InputError: an image cannot be used, or two do not lie in the same place. RunError: writing failed.
+        InputError: the reference cannot be used, or none of the others, such as where it does not lie in the
+            same place. RunError: writing failed.
     """
-    notes: list[str] = list(case.notes)
     warnings: list[str] = []
-    volumes = {name: _read(name, image, settings, warnings) for name, image in case.images.items()}
-    first = next(iter(volumes))
-    target = with_spacing(volumes[first], settings.spacing)
-    images: dict[str, np.ndarray] = {}
+    first = next(iter(case.images))
+    reference = _read(first, case.images[first], settings, warnings)
+    target = with_spacing(reference, settings.spacing)
+    images = {first: resample(target, reference)}
     motions: dict[str, Any] = {}
     matches: dict[str, Any] = {}
-    for name, volume in volumes.items():
-        if name != first and settings.register:
-            found = register(volumes[first], volume)
-            motions[name] = found.to_json()
-            volume = moved_by(volume, found.world)
-        elif name != first and overlap(target, volume) == 0:
-            raise InputError(
-                f"{volume.path}: does not overlap {volumes[first].path} in world coordinates at all; use "
-                "--register, or correct their headers"
-            )
-        images[name] = resample(target, volume)
-        if name != first and images[name].min() == images[name].max():
-            raise InputError(
-                f"{volume.path}: nothing of it is left on the grid of {volumes[first].path}; use --register, "
-                "or correct their headers (place, voxel sizes, units)"
-            )
-        if name != first:
-            match = compare(images[first], images[name], _inside(target, volume), target.voxel_size)
-            matches[name] = record(match, name, first)
-            warnings += matches[name]["warnings"]
+    left_out: dict[str, dict[str, Any]] = {}
+    for name, image in case.images.items():
+        if name == first:
+            continue
+        said: list[str] = []
+        volume = None
+        try:
+            volume = _read(name, image, settings, said)
+            if settings.register:
+                motion = register(reference, volume)
+                volume = moved_by(volume, motion.world)
+            data = _on_grid(target, volume, reference.path, registered=settings.register)
+        except InputError as error:  # one bad image must not cost the others
+            left_out[name] = {"read": volume is not None, "why": str(error)}
+            continue
+        images[name] = data
+        if settings.register:
+            motions[name] = motion.to_json()
+        match = compare(images[first], data, _inside(target, volume), target.voxel_size)
+        matches[name] = record(match, name, first)
+        warnings += said + matches[name]["warnings"]
+    if left_out and len(images) == 1:
+        raise InputError("; ".join(what["why"] for what in left_out.values()))
+    warnings += [f"{name} left out: {what['why']}" for name, what in left_out.items()]
     affine = target.affine
     if settings.crop:
         box = crop_box(images, target.voxel_size)
@@ -149,10 +172,11 @@ def prepare_case(case: RawCase, out: Path, settings: Settings, signed: str) -> d
         "shape": list(images[first].shape),
         "spacing": [round(size, 4) for size in target.voxel_size],
         "bytes": sizes,
-        "sources": {name: _origin(image) for name, image in case.images.items()},
+        "sources": {name: _origin(case.images[name]) for name in images},
+        "left_out": left_out,
         "registration": motions,
         "match": matches,
-        "notes": notes,
+        "notes": list(case.notes),
         "warnings": warnings,
     }
     with atomic_file(record_path(out, case.name)) as file:  # last: it says that the case is complete
@@ -173,6 +197,7 @@ def _read(name: str, image: Image, settings: Settings, warnings: list[str]) -> V
 
 
 def _read_image(name: str, image: Image, settings: Settings, warnings: list[str]) -> Volume:
+    _states(image.files if isinstance(image, Stack) else [image])
     if isinstance(image, Stack):
         volume, said = build_volume(image, interpolate=settings.fill_missing)
         warnings += [f"{name}: {line}" for line in said]
@@ -184,6 +209,22 @@ def _read_image(name: str, image: Image, settings: Settings, warnings: list[str]
             "affine first"
         )
     return volume
+
+
+def _on_grid(target: Volume, moving: Volume, reference: Path, *, registered: bool) -> np.ndarray:
+    """[X, Y, Z] float32: `moving` on the grid of `target`. Raises InputError where nothing of it is there."""
+    if not registered and overlap(target, moving) == 0:
+        raise InputError(
+            f"{moving.path}: does not overlap {reference} in world coordinates at all; use --register, or "
+            "correct their headers"
+        )
+    data = resample(target, moving)
+    if data.min() == data.max():
+        raise InputError(
+            f"{moving.path}: nothing of it is left on the grid of {reference}; use --register, or correct "
+            "their headers (place, voxel sizes, units)"
+        )
+    return data
 
 
 def _origin(image: Image) -> str:

@@ -90,7 +90,7 @@ def prepare(
         for case in found.cases:
             try:
                 signed = signature(case, settings)
-                kept = finished(case, out, signed)
+                kept = finished(case, out, settings, signed)
                 records.append(kept or prepare_case(case, out, settings, signed))
                 report.case(case.name, "kept" if kept else "prepared", records[-1]["warnings"])
             except InputError as error:  # one bad case must not cost the others
@@ -99,6 +99,7 @@ def prepare(
                 report.case(case.name, "left out", [str(error)])
     if not records:
         raise InputError(f"{raw}: none of {len(found.cases)} cases could be used ({skipped[-1]})")
+    found.modalities = [name for name in found.modalities if any(name in r["bytes"] for r in records)]
     skipped += _left_from_before(out, records)
     parts = split_patients(records, validation, test, seed)
     chosen = {part: [_case(out, item) for item in items] for part, items in parts.items()}
@@ -153,16 +154,24 @@ def _one_patient(records: Sequence[dict[str, Any]], held: float) -> list[str]:
 
 
 def _left_from_before(out: Path, records: Sequence[dict[str, Any]]) -> list[str]:
-    """A line where the folder holds cases that this call did not make: they are in no list any more."""
+    """Lines where the folder holds cases or images of an earlier call: they are in no list any more."""
+    lines = []
     listed = {record["case"] for record in records}
-    old = sorted(path.stem for path in (out / "cases").glob("*.json") if path.stem not in listed)
-    if not old:
-        return []
-    names = ", ".join(old[:4]) + (" ..." if len(old) > 4 else "")
-    return [
-        f"{out}: files of {len(old)} earlier case{'s' * (len(old) != 1)} ({names}) are there, but not in "
-        "dataset.json: not in the raw folder any more, or left out now; delete them if they are not needed"
-    ]
+    if old := sorted(path.stem for path in (out / "cases").glob("*.json") if path.stem not in listed):
+        names = ", ".join(old[:4]) + (" ..." if len(old) > 4 else "")
+        lines.append(
+            f"{out}: files of {len(old)} earlier case{'s' * (len(old) != 1)} ({names}) are there, but not "
+            "in dataset.json: not in the raw folder any more, or left out now; delete them if they are not "
+            "needed"
+        )
+    for record in records:
+        for modality in record["left_out"]:
+            if (path := image_path(out, modality, record["case"])).is_file():
+                lines.append(
+                    f"{path}: of an earlier call, and not in dataset.json: {modality} is left out now; "
+                    "delete it if it is not needed"
+                )
+    return lines
 
 
 def _begin(out: Path, raw: Path, modalities: Sequence[str], settings: Settings) -> None:

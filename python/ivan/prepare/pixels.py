@@ -96,10 +96,13 @@ class PixelReader:
         from pydicom.pixels import apply_modality_lut
 
         per_frame = self._data.get("PerFrameFunctionalGroupsSequence")
-        if per_frame is None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return np.asarray(apply_modality_lut(pixels, self._data), dtype=np.float32)
-        levels = [per_frame[index], *(self._data.get("SharedFunctionalGroupsSequence") or []), self._data]
+        if per_frame is not None:
+            levels = [per_frame[index], *(self._data.get("SharedFunctionalGroupsSequence") or []), self._data]
+        elif self._data.get("ModalityLUTSequence"):
+            return np.asarray(apply_modality_lut(pixels, self._data), dtype=np.float32)
+        else:
+            levels = [self._data]
+        # One of the two may be missing, with which pydicom would apply neither.
         sequence = "PixelValueTransformationSequence"
         slope = lookup(levels, sequence, "RescaleSlope")
         intercept = lookup(levels, sequence, "RescaleIntercept")

@@ -13,9 +13,11 @@ from ivan.data.orientation import canonical_affine, to_canonical
 from ivan.data.volume import Grid, Volume, check_claim, refuse_constant
 from ivan.errors import InputError
 from ivan.prepare.dicom import Frame, Header
+from ivan.prepare.echoes import alike, by_echo
 from ivan.prepare.pixels import PixelReader
 
 _TOLERANCE = 0.05  # of the slice distance: scanners round positions
+_SIDEWAYS = 0.5  # mm that a slice may lie beside the others, or half a pixel
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -57,7 +59,7 @@ class Sorted:
 
 
 def sort_series(headers: Sequence[Header]) -> Sorted:
-    """Group slices by series; split series that mix sizes, orientations or echoes, and say so."""
+    """Group slices by series; split series that mix sizes, orientations or echoes, and say what is odd."""
     found = Sorted()
     for group in _by_series(headers):
         group.sort(key=lambda header: str(header.path))
@@ -71,11 +73,16 @@ def sort_series(headers: Sequence[Header]) -> Sorted:
         total = sum(map(len, stacks))
         parts: list[Stack] = []
         for frames in stacks:
-            echoes = sorted({frame.echo for frame in frames if not math.isnan(frame.echo)})
-            chosen = echoes if len(echoes) > 1 else [math.nan]
-            for echo in chosen:
-                own = [frame for frame in frames if math.isnan(echo) or frame.echo == echo]
-                parts.append(Stack(group[0], tuple(sorted(own, key=_along)), echo, total - len(own)))
+            echoes, unknown = by_echo(frames, _normal(frames[0]))
+            for echo in echoes:
+                own = tuple(sorted(echo.frames, key=_along))
+                parts.append(Stack(group[0], own, echo.time, total - len(own)))
+            if unknown:
+                times = ", ".join(f"{echo.time:g}" for echo in echoes)
+                found.notes.append(
+                    f"{Stack(group[0], tuple(unknown)).label}: {len(unknown)} slices without echo time, "
+                    f"others with {times} ms at the same places: they fit none of these alone; left out"
+                )
         found.stacks += parts
         if len(stacks) > 1:
             sizes = ", ".join(str(len(frames)) for frames in stacks)
@@ -128,8 +135,8 @@ def missing_slices(stack: Stack) -> tuple[float, list[int]]:
     """(slice distance in mm, how many slices are missing after each one).
 
     Raises:
-        InputError: slices at the same place (several volumes in one series), irregular distances, or one
-            slice only.
+        InputError: one slice only, slices at the same place (several volumes in one series), irregular
+            distances, slices moved sideways, or echo times of different contrasts.
     """
     frames = stack.frames
     if len(frames) < 2:
@@ -153,7 +160,29 @@ def missing_slices(stack: Stack) -> tuple[float, list[int]]:
             "equal ones; "
             "slices are missing or mixed, export the series again"
         )
+    _check_straight(stack, (places - places[0]) / (places[-1] - places[0]))
+    times = [frame.echo for frame in frames if 0 < frame.echo < math.inf]
+    if times and not alike(min(times), max(times)):
+        raise InputError(
+            f"{stack.label}: echo times from {min(times):g} to {max(times):g} ms at different places, "
+            "expected one for a volume; slices of some echoes are missing, export the series again"
+        )
     return distance, [int(count) - 1 for count in whole]
+
+
+def _check_straight(stack: Stack, shares: np.ndarray) -> None:
+    """Refuse slices moved sideways: a volume has one straight line through them (a tilted one: gantry tilt).
+
+    `shares` [slices]: of the way from the first to the last slice.
+    """
+    positions = np.array([frame.position for frame in stack.frames])  # [slices, 3]
+    line = positions[0] + shares[:, None] * (positions[-1] - positions[0])
+    beside = np.linalg.norm(positions - line, axis=1)
+    if beside.max() > max(_SIDEWAYS, min(stack.frames[0].spacing) / 2):
+        raise InputError(
+            f"{stack.label}: slices lie up to {beside.max():.1f} mm beside the straight line from the first "
+            "to the last, expected all on it; slices were moved or scans mixed, export the series again"
+        )
 
 
 def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, list[str]]:

@@ -77,6 +77,23 @@ def test_slope_and_intercept_of_each_slice(tmp_path: Path) -> None:
     assert volume.data.min() < -990
 
 
+@pytest.mark.parametrize("absent", ["RescaleIntercept", "RescaleSlope"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_slope_or_intercept_alone_is_applied(tmp_path: Path, absent: str, empty: bool) -> None:
+    import pydicom
+
+    slope, intercept = (2.0, 0.0) if absent == "RescaleIntercept" else (1.0, -1024.0)
+    write_series(tmp_path, "T1", slope=slope, intercept=intercept, **SMALL)
+    for file in tmp_path.iterdir():
+        data = pydicom.dcmread(file)
+        if empty:
+            setattr(data, absent, None)
+        else:
+            delattr(data, absent)
+        data.save_as(file)
+    expect_head(build_volume(one(tmp_path))[0], "T1")
+
+
 def test_enhanced_multi_frame(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "enhanced.dcm", "T1")
     volume, _ = build_volume(one(tmp_path))
