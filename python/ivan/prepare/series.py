@@ -17,6 +17,7 @@ from ivan.prepare.echoes import alike, by_echo
 from ivan.prepare.pixels import PixelReader
 
 _TOLERANCE = 0.05  # of the slice distance: scanners round positions
+_SAME_PLACE = 1e-3  # mm
 _SIDEWAYS = 0.5  # mm that a slice may lie beside the others, or half a pixel
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -131,6 +132,17 @@ def _along(frame: Frame) -> tuple[float, int]:
     return float(_normal(frame) @ np.array(frame.position)), frame.number
 
 
+def places_of(stack: Stack) -> np.ndarray:
+    """[places] mm along the normal, ascending: each one once, however many slices are there."""
+    along = _along_first(stack)
+    return along[np.diff(along, prepend=-np.inf) >= _SAME_PLACE]
+
+
+def _along_first(stack: Stack) -> np.ndarray:
+    """[slices] mm along the first slice's normal."""
+    return np.array([frame.position for frame in stack.frames]) @ _normal(stack.frames[0])
+
+
 def missing_slices(stack: Stack) -> tuple[float, list[int]]:
     """(slice distance in mm, how many slices are missing after each one).
 
@@ -141,11 +153,10 @@ def missing_slices(stack: Stack) -> tuple[float, list[int]]:
     frames = stack.frames
     if len(frames) < 2:
         raise InputError(f"{stack.label}: one slice only, expected a volume of at least two; left out")
-    normal = _normal(frames[0])
-    places = np.array([normal @ np.array(frame.position) for frame in frames])
+    places = _along_first(stack)
     steps = np.diff(places)
-    if (steps < 1e-3).any():
-        unique = int((steps >= 1e-3).sum()) + 1
+    if (steps < _SAME_PLACE).any():
+        unique = int((steps >= _SAME_PLACE).sum()) + 1
         raise InputError(
             f"{stack.label}: {len(frames)} slices at {unique} places: several volumes (repetitions, phases, "
             "directions) or copies in one series, expected one volume; export them as separate series"
@@ -185,6 +196,39 @@ def _check_straight(stack: Stack, shares: np.ndarray) -> None:
         )
 
 
+def _find_gaps(stack: Stack, *, interpolate: bool) -> tuple[list[int], str]:
+    """(how many slices are missing after each one, what a message says of them, empty where none is missing).
+
+    Raises:
+        InputError: as `missing_slices`; and where slices are missing, unless they will be interpolated.
+    """
+    _, gaps = missing_slices(stack)
+    if not any(gaps):
+        return gaps, ""
+    after = [str(index + 1) for index, gap in enumerate(gaps) if gap]
+    where = (
+        f"{sum(gaps)} of {len(stack.frames) + sum(gaps)} slices missing, after slice {', '.join(after[:6])}"
+    )
+    if not interpolate:
+        raise InputError(
+            f"{stack.label}: {where}; export the series again, or accept interpolated slices with "
+            "--fill-missing"
+        )
+    return gaps, where
+
+
+def fault_of(stack: Stack, *, interpolate: bool) -> str:
+    """Why `build_volume` will refuse these slices, told by their places; empty where it will not.
+
+    Pixels are read only where slices coincide: equal ones are copies and no fault.
+    """
+    try:
+        _find_gaps(_without_copies(stack, PixelReader()), interpolate=interpolate)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, list[str]]:
     """Read a stack as a volume in RAS order.
 
@@ -205,17 +249,9 @@ def build_volume(stack: Stack, *, interpolate: bool = False) -> tuple[Volume, li
     stack = _without_copies(stack, reader)
     if copies := copies - len(stack.frames):
         warnings.append(f"{copies} slice{'s' * (copies > 1)} came twice with equal pixels: taken once")
-    _, gaps = missing_slices(stack)
-    lost = sum(gaps)
-    count = len(stack.frames) + lost
-    if lost:
-        after = [str(index + 1) for index, gap in enumerate(gaps) if gap]
-        where = f"{lost} of {count} slices missing, after slice {', '.join(after[:6])}"
-        if not interpolate:
-            raise InputError(
-                f"{stack.label}: {where}; export the series again, or accept interpolated slices with "
-                "--fill-missing"
-            )
+    gaps, where = _find_gaps(stack, interpolate=interpolate)
+    count = len(stack.frames) + sum(gaps)
+    if where:
         warnings.append(f"{where}: filled by linear interpolation")
     expected = stack.header.expected
     if expected > count and math.isnan(stack.echo) and not stack.rest:
@@ -249,7 +285,7 @@ def _without_copies(stack: Stack, reader: PixelReader) -> Stack:
     """
     kept: list[Frame] = []
     for frame in stack.frames:
-        if kept and np.allclose(frame.position, kept[-1].position, atol=1e-3):
+        if kept and np.allclose(frame.position, kept[-1].position, atol=_SAME_PLACE):
             if not np.array_equal(reader.read(frame), reader.read(kept[-1]), equal_nan=True):
                 return stack
         else:
