@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ivan.errors import InputError
-from ivan.prepare.series import Stack, missing_slices
+from ivan.prepare.series import Stack, fault_of, places_of
 
 
 @dataclass(frozen=True)
@@ -18,13 +17,15 @@ class Choice:
         modality: its name.
         taken: the stack.
         others: those not taken, without copies of it.
-        rivals: those of `others` that may be the right one: acquired, no scouts, and complete if `taken` is.
+        rivals: those of `others` that may be the right one: sound, acquired, and no scouts.
+        faults: why others are no volume, one line each; empty where the one taken is none either.
     """
 
     modality: str
     taken: Stack
     others: tuple[Stack, ...] = ()
     rivals: tuple[Stack, ...] = ()
+    faults: tuple[str, ...] = ()
 
     @property
     def note(self) -> str:
@@ -45,42 +46,36 @@ class Choice:
         return f"{self.modality}: {mine} taken, not {rest}"
 
 
-def choose(modality: str, stacks: Sequence[Stack]) -> Choice:
-    """One stack: acquired before derived, then complete ones, most slices, most pixels, the earliest.
+def choose(modality: str, stacks: Sequence[Stack], *, fill_missing: bool = False) -> Choice:
+    """One stack: sound before faulty, acquired before derived, then most places, most pixels, the earliest.
 
     A reformatted volume often has more slices than the acquisition it was computed from. An acquisition of
-    less than a third of the most slices is a scout, and does not come first. A series of several volumes has
-    the most slices and is no volume: it comes last, as does one with slices missing.
+    less than a third of the most places is a scout, and comes last: better no T1 than five slices of it.
+
+    Args:
+        modality: its name.
+        stacks: those that are of it.
+        fill_missing: stacks with missing slices count as sound.
     """
-    whole = [stack for stack in stacks if _complete(stack)]
-    most = max(len(stack.frames) for stack in whole or stacks)
+    if len(stacks) == 1:
+        return Choice(modality, stacks[0])
+    looked = [(stack, len(places_of(stack)), fault_of(stack, interpolate=fill_missing)) for stack in stacks]
+    most = max(count for _, count, _ in looked)
 
-    def lesser(stack: Stack) -> bool:
-        return stack.header.derived or 3 * len(stack.frames) < most
+    def group(item: tuple[Stack, int, str]) -> int:
+        stack, count, fault = item
+        return 3 if 3 * count < most else 2 if fault else int(stack.header.derived)
 
-    order = sorted(
-        stacks,
-        key=lambda s: (
-            lesser(s),
-            s not in whole,
-            -len(s.frames),
-            -s.frames[0].shape[0] * s.frames[0].shape[1],
-            s.header.series_number,
-            s.label,
-        ),
-    )
-    taken = order[0]
-    others = tuple(stack for stack in order[1:] if _identity(stack) != _identity(taken))
-    rivals = tuple(stack for stack in others if not lesser(stack) and (stack in whole or taken not in whole))
-    return Choice(modality, taken, others, rivals)
+    def rank(item: tuple[Stack, int, str]) -> tuple[int, int, int, int, str]:
+        stack, count, _ = item
+        rows, columns = stack.frames[0].shape
+        return group(item), -count, -rows * columns, stack.header.series_number, stack.label
 
-
-def _complete(stack: Stack) -> bool:
-    """Whether its slices are one volume without gaps, as far as headers tell."""
-    try:
-        return not any(missing_slices(stack)[1])
-    except InputError:
-        return False
+    (taken, _, fault), *rest = sorted(looked, key=rank)
+    others = [item for item in rest if _identity(item[0]) != _identity(taken)]
+    rivals = tuple(item[0] for item in others if group(item) == 0)
+    faults = tuple(item[2] for item in others if item[2] and not fault)
+    return Choice(modality, taken, tuple(item[0] for item in others), rivals, faults)
 
 
 def chosen_lines(choices: Sequence[tuple[str, Choice]]) -> list[str]:

@@ -72,6 +72,7 @@ def find_raw(
     reference: str = "",
     rules: Sequence[Rule] = (),
     advance: Callable[[int, int], None] | None = None,
+    fill_missing: bool = False,
 ) -> Found:
     """Find the cases below `root` that have the reference modality and at least one other.
 
@@ -84,6 +85,7 @@ def find_raw(
             by name.
         rules: the user's names for series.
         advance: called with (headers read, headers).
+        fill_missing: series with missing slices can be used.
 
     Raises:
         InputError: no such folder, nothing to read in it, or no case with two modalities.
@@ -92,7 +94,7 @@ def find_raw(
         state = "is a file, expected a folder" if root.exists() else "no such folder; check the path"
         raise InputError(f"{root}: {state}")
     found = Found()
-    cases = _dicom_cases(root, set(modalities), rules, found, advance)
+    cases = _dicom_cases(root, set(modalities), rules, found, advance, fill_missing)
     cases += _nifti_cases(root, modalities, reference, found)
     if not cases and not found.seen:
         more = f" ({found.skipped[0]})" if found.skipped else "; it holds no DICOM and no NIfTI file"
@@ -150,6 +152,7 @@ def _dicom_cases(
     rules: Sequence[Rule],
     found: Found,
     advance: Callable[[int, int], None] | None,
+    fill_missing: bool,
 ) -> list[RawCase]:
     problems: dict[tuple[Path, str], list[Path]] = {}  # folder and complaint -> files
 
@@ -202,9 +205,12 @@ def _dicom_cases(
                 ordered = [("", merged)]
         for number, (_, series) in enumerate(ordered, start=1):
             name = patient + (f"_ses-{number}" if len(ordered) > 1 else "")
-            chosen = [choose(modality, stacks) for modality, stacks in series.items()]
+            chosen = [
+                choose(modality, stacks, fill_missing=fill_missing) for modality, stacks in series.items()
+            ]
             images = {choice.modality: choice.taken for choice in chosen}
             notes = tuple(choice.note for choice in chosen if choice.others)
+            notes += tuple(f"{choice.modality}: {fault}" for choice in chosen for fault in choice.faults)
             open_ones = tuple(choice for choice in chosen if choice.rivals)
             cases.append(RawCase(name, patient, images, notes, open_ones))
     return cases

@@ -82,7 +82,14 @@ def prepare(
         require_simpleitk()
     report = _Progress(progress)
     with report:
-        found = find_raw(raw, modalities, reference=reference, rules=named, advance=report.headers)
+        found = find_raw(
+            raw,
+            modalities,
+            reference=reference,
+            rules=named,
+            advance=report.headers,
+            fill_missing=fill_missing,
+        )
         skipped = list(found.skipped)
         _begin(out, raw, found.modalities, settings)
         records = []
