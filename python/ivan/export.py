@@ -45,10 +45,7 @@ class PortableDirection(nn.Module):
         self.aug, self.inverse, self.state = predictor.aug, inverse, state
         names = predictor.modalities(inverse)[1]
         # As `Predictor.predict`: nothing below 0 where the training images had nothing below.
-        low = [
-            0.0 if predictor.scales.get(name) is None or predictor.scales[name].low == 0 else -torch.inf
-            for name in names
-        ]
+        low = [0.0 if predictor.nonnegative(name) else -torch.inf for name in names]
         self.made, self.high = len(names), torch.inf
         if predictor.config.task == "fusion" and not inverse:  # as `ivan fuse`: a fused image is from 0 to 1
             low, self.high = [0.0] * self.made, 1.0

@@ -39,7 +39,11 @@ def check_spare_channels(predictor: Predictor, inverse: bool) -> None:
 
 
 def predict_with_uncertainty(
-    predictor: Predictor, slices: np.ndarray, inverse: bool = False, span: tuple[int, int] | None = None
+    predictor: Predictor,
+    slices: np.ndarray,
+    inverse: bool = False,
+    span: tuple[int, int] | None = None,
+    clipped: dict[str, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predict slices of a case, and a map that ranks where the prediction is likely wrong.
 
@@ -49,7 +53,7 @@ def predict_with_uncertainty(
     orders voxels; it is no standard deviation of the error.
 
     Args:
-        predictor, slices, inverse, span: as `Predictor.predict`.
+        predictor, slices, inverse, span, clipped: as `Predictor.predict`.
 
     Returns:
         Prediction and uncertainty, ``[K, P, H, W]`` float32 each, normalised units.
@@ -63,7 +67,7 @@ def predict_with_uncertainty(
     def look(given: Tensor, state: Tensor, output: Tensor) -> Tensor:
         return disagreement(predictor, given, output, inverse)[:, :count]
 
-    made, doubt = predictor.predict_states(slices, inverse, span, look)
+    made, doubt = predictor.predict_states(slices, inverse, span, look, clipped)
     assert doubt is not None
     return made, doubt
 

@@ -107,6 +107,42 @@ def test_no_image_beside_the_given_ones_is_replaced(
     assert synthesize(tiny_run, data, data, inverse=inverse, device="cpu", progress=False)
 
 
+def test_negative_values_are_kept_where_training_had_some(
+    train: Callable[..., Path], tiny_data: Path, tmp_path: Path
+) -> None:
+    """Images from -1 to 1 that are taken as they are; a run without that record cuts at 0, as before."""
+    data = tmp_path / "data"
+    for path in tiny_data.glob("T[12]/*.nii.gz"):
+        image = nib.load(path)
+        values = image.get_fdata()
+        target = data / path.relative_to(tiny_data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(np.float32(values / values.max() * 2 - 1), image.affine), target)
+    run = train(data=str(data), normalise="none")
+    for inverse, name in ((False, "T2"), (True, "T1")):
+        synthesize(run, data, tmp_path / "out", inverse=inverse, progress=False, device="cpu")
+        assert nib.load(tmp_path / "out" / name / "sub-00.nii.gz").get_fdata().min() < -0.5
+    path = run / "normalisation.json"
+    content = json.loads(path.read_text())
+    for profiles in content["profiles"].values():
+        for profile in profiles.values():
+            assert profile.pop("lowest") == -1
+    path.write_text(json.dumps(content))
+    synthesize(run, data, tmp_path / "out", progress=False, device="cpu")
+    assert nib.load(tmp_path / "out" / "T2" / "sub-00.nii.gz").get_fdata().min() == 0
+
+
+def test_clipping_is_told_with_an_uncertainty_too(
+    train: Callable[..., Path], tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(last_scale=1.0, epochs=1)
+    told = []
+    for uncertainty in (False, True):
+        synthesize(run, tiny_data, tmp_path / "out", uncertainty=uncertainty, progress=False, device="cpu")
+        told.append([line for line in capsys.readouterr().err.splitlines() if "set to 0" in line])
+    assert told[0] == told[1] != []
+
+
 def test_weights_in_use_are_the_averages(train: Callable[..., Path]) -> None:
     from ivan.training.checkpoint import read_checkpoint
 

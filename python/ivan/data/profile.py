@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,13 @@ class Profile:
         levels: normalised intensity at `QUANTILES` of its foreground.
         share: part of the voxels that are foreground.
         voxel_size: mm, ascending, so that it does not depend on the plane of the scan.
+        lowest: its smallest normalised intensity; nan where it was not recorded.
     """
 
     levels: tuple[float, ...]
     share: float
     voxel_size: tuple[float, ...]
+    lowest: float = math.nan
 
     def to_json(self) -> dict[str, Any]:
         """Rounded plain values."""
@@ -35,6 +38,7 @@ class Profile:
             "levels": [round(level, 4) for level in self.levels],
             "share": round(self.share, 4),
             "voxel_size": [round(size, 4) for size in self.voxel_size],
+            **({} if math.isnan(self.lowest) else {"lowest": round(self.lowest, 4)}),
         }
 
     @classmethod
@@ -44,7 +48,7 @@ class Profile:
         sizes = tuple(float(value) for value in values["voxel_size"])
         if len(levels) != len(QUANTILES) or len(sizes) != 3:
             raise ValueError("a profile of another length")
-        return cls(levels, float(values["share"]), sizes)
+        return cls(levels, float(values["share"]), sizes, float(values.get("lowest", math.nan)))
 
 
 def profiles_of(case: LoadedCase) -> dict[str, Profile]:
@@ -55,7 +59,8 @@ def profiles_of(case: LoadedCase) -> dict[str, Profile]:
         data = case.slices[:, index]
         inside = data[data > case.levels[modality]]
         levels = np.percentile(inside, QUANTILES) if inside.size else np.zeros(len(QUANTILES))
-        found[modality] = Profile(tuple(levels.tolist()), inside.size / max(1, data.size), sizes)
+        share, lowest = inside.size / max(1, data.size), float(data.min())
+        found[modality] = Profile(tuple(levels.tolist()), share, sizes, lowest)
     return found
 
 

@@ -161,7 +161,7 @@ def _evaluate_case(
         shown = loaded.slices[:, : len(given)]
         doubt: np.ndarray | None = None
         if uncertainty and has_spare_channels(predictor, inverse):
-            predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop))
+            predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop), clipped)
         else:
             predicted = predictor.predict(shown, inverse, (start, stop), clipped)
         warnings += (

@@ -49,6 +49,12 @@ class Predictor:
         sources, targets = self.config.sources, self.config.targets
         return (targets, sources) if inverse else (sources, targets)
 
+    def nonnegative(self, name: str) -> bool:
+        """Whether the training images of a modality had no negative values, so that predictions have none."""
+        if self.config.normalise == "none":  # the scale tells nothing
+            return not any(profile.lowest < 0 for profile in self.profiles.get(name, []))
+        return name not in self.scales or self.scales[name].low == 0
+
     def suspicions(self, loaded: LoadedCase, given: Sequence[str]) -> list[str]:
         """One line for each way in which the given images of a case are unlike the training images."""
         from ivan.data.profile import profiles_of, unusual
@@ -79,7 +85,7 @@ class Predictor:
 
         Returns:
             [K, P, H, W] float32 of P modalities in normalised units; values below 0 are set to 0 for
-            modalities whose training images had none (magnitude images: there the scale's `low` is 0).
+            modalities whose training images had none (`nonnegative`).
         """
         return self.predict_states(slices, inverse, span, clipped=clipped)[0]
 
@@ -129,7 +135,7 @@ class Predictor:
                 if look is not None:
                     seen.append(look(given, state, output).float().cpu().numpy())
         for index, name in enumerate(names):
-            if name not in self.scales or self.scales[name].low == 0:
+            if self.nonnegative(name):
                 if clipped is not None:
                     clipped[name] = float((result[:, index] < CLIPPED_LEVEL).mean())
                 np.maximum(result[:, index], 0, out=result[:, index])

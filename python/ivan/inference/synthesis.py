@@ -110,7 +110,7 @@ def synthesize_case(
     clipped: dict[str, float] = {}
     doubt = None
     if uncertainty:
-        predicted, doubt = predict_with_uncertainty(predictor, loaded.slices, inverse)
+        predicted, doubt = predict_with_uncertainty(predictor, loaded.slices, inverse, clipped=clipped)
     else:
         predicted = predictor.predict(loaded.slices, inverse, clipped=clipped)
     volumes, paths = {}, []
