@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -185,3 +186,28 @@ def test_the_protocol_of_all_cases_gives_ranges_of_counts(tmp_path: Path) -> Non
         row.protocol["ssim"].count(f"over {n} slices") for row, n in zip(result.cases, (3, 5), strict=True)
     ] == [1, 1]
     assert result.protocols()["psnr"] == result.cases[0].protocol["psnr"]
+
+
+def test_slices_are_those_of_the_first_source_in_both_directions(
+    train: Callable[..., Path], tiny_data: Path, tmp_path: Path
+) -> None:
+    """T2 in a third as many slices over the same field of view."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    for path in (data / "T2").iterdir():
+        image = nib.load(path)
+        affine = image.affine @ np.diag([1.0, 1, 3, 1])
+        affine[:3, 3] += image.affine[:3, 2]
+        nib.save(nib.Nifti1Image(image.get_fdata()[:, :, 1::3].astype(np.float32), affine), path)
+    slices = nib.load(data / "T1" / "sub-00.nii.gz").shape[2]
+    run = train(data=str(data))
+    assert "report without images" not in (run / "report.html").read_text(encoding="utf-8")
+    result = evaluate(run=run, data=data, slices=(slices - 2, slices), device="cpu", progress=False)
+    assert result.left_out is None
+    assert {(row.case, row.direction) for row in result.cases} == {
+        (f"sub-{n:02d}", d) for n in range(3) for d in ("forward", "inverse")
+    }
+    assert all("over 2 slices" in row.protocol["psnr_slices_mean"] for row in result.cases)
+    assert {image.shape for view in result.views for image in view.images.values()} == {
+        nib.load(data / "T1" / "sub-00.nii.gz").shape
+    }

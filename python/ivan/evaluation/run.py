@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ivan.errors import InputError
 from ivan.evaluation.measure import (
@@ -142,41 +142,44 @@ def _evaluate_case(
     uncertainty: bool,
 ) -> None:
     """Add a case's numbers, warnings and images to `found`; nothing where it cannot be used (InputError)."""
+    import numpy as np
+
     from ivan.metrics import Metric, protocols, uncertainty_ranking
     from ivan.report import CaseResult, Synthesis
     from ivan.suspicion import clipping_lines
     from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
 
-    plane = predictor.config.plane
+    config = predictor.config
+    # Both directions on the grid of the first source, whose slices a range counts.
+    loaded = predictor.load(item.case, (*config.sources, *config.targets))
+    start, stop = item.bounds(len(loaded.slices))
+    at = {name: index for index, name in enumerate(loaded.modalities)}
+    chosen = loaded.slices[start:stop]
     rows: list[CaseMetrics] = []
-    warnings: list[str] = []
-    images: dict[str, np.ndarray] = {}
+    warnings: list[str] = [*loaded.notes]
+    viewed = len(found.views) < VIEWED_CASES
+    images = {name: loaded.to_volume(loaded.slices[:, i]) for name, i in at.items()} if viewed else {}
     syntheses: list[Synthesis] = []
     for inverse in directions:
         given, names = predictor.modalities(inverse)
-        loaded = predictor.load(item.case, (*given, *names))
-        start, stop = item.bounds(len(loaded.slices))
-        chosen = loaded.slices[start:stop]
         clipped: dict[str, float] = {}
-        shown = loaded.slices[:, : len(given)]
+        shown = loaded.slices[:, [at[name] for name in given]]
         doubt: np.ndarray | None = None
         if uncertainty and has_spare_channels(predictor, inverse):
             predicted, doubt = predict_with_uncertainty(predictor, shown, inverse, (start, stop), clipped)
         else:
             predicted = predictor.predict(shown, inverse, (start, stop), clipped)
-        warnings += (
-            loaded.notes + predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
-        )
+        warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
         lesion_file = item.case.files.get(lesions)
         word = "inverse" if inverse else "forward"
         for index, name in enumerate(names):
-            real = chosen[:, len(given) + index]
+            real = chosen[:, at[name]]
             inside = real > MASK_LEVEL if mask == "foreground" else None
             what = f"{item.case.files[name]} ({word})"
             values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
             more: dict[str, Metric] = {}
             if lesion_file is not None:
-                inside_lesions = lesion_mask(lesion_file, loaded.reference, plane)[start:stop]
+                inside_lesions = lesion_mask(lesion_file, loaded.reference, config.plane)[start:stop]
                 numbers, said = lesion_numbers(real, predicted[:, index], inside_lesions, MASK_LEVEL, 1.0)
                 values, protocol = {**values, **numbers}, {**protocol, **said}
             if doubt is not None:
@@ -186,9 +189,10 @@ def _evaluate_case(
             protocol |= protocols(more)
             seen = any(item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, []))
             rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
-        if len(found.views) < VIEWED_CASES:
-            images, made = _volumes(loaded, predicted, (start, stop), given, names, word, images)
-            syntheses += made
+        for index, name in enumerate(names if viewed else ()):
+            whole = np.zeros_like(loaded.slices[:, 0])  # slices that were not evaluated are 0
+            whole[start:stop] = predicted[:, index]
+            syntheses.append(Synthesis(name, loaded.to_volume(whole), list(given), word, images[name]))
     found.cases += rows
     found.warnings += warnings
     if syntheses:
@@ -197,7 +201,7 @@ def _evaluate_case(
             images,
             syntheses,
             spacing=spacing(loaded.reference),
-            plane=plane,
+            plane=config.plane,
             slices=(start, stop),
             oriented=not loaded.reference.grid.image,
         )
@@ -236,29 +240,3 @@ def _trained_ranges(run: Path) -> dict[str, list[tuple[int, int | None]]]:
         return found
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _volumes(
-    loaded: Any,
-    predicted: np.ndarray,
-    bounds: tuple[int, int],
-    given: Sequence[str],
-    names: Sequence[str],
-    word: str,
-    images: dict[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """RAS volumes in normalised units for the slice viewer; slices that were not evaluated are 0."""
-    import numpy as np
-
-    from ivan.report import Synthesis
-
-    stacks = {name: loaded.slices[:, index] for index, name in enumerate(loaded.modalities)}
-    volumes = {name: loaded.to_volume(stack) for name, stack in stacks.items()}
-    made = []
-    for index, name in enumerate(names):
-        whole = np.zeros_like(stacks[name])
-        whole[bounds[0] : bounds[1]] = predicted[:, index]
-        same_grid = name not in images or images[name].shape == volumes[name].shape
-        if same_grid:
-            made.append(Synthesis(name, loaded.to_volume(whole), list(given), word, volumes[name]))
-    return {**volumes, **images}, made
