@@ -52,6 +52,25 @@ def test_a_rule_on_volumes(volumes: Path, tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 1 + 2 * 4
 
 
+def test_a_fused_image_beside_the_sources_is_not_replaced(
+    volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A label, say."""
+    data = tmp_path / "data"
+    shutil.copytree(volumes, data)
+    label = data / "fused" / "c1.nii.gz"
+    label.parent.mkdir()
+    shutil.copy(data / "MRI" / "c1.nii.gz", label)
+    before = label.read_bytes()
+    line = f"fuse --data {data} --from MRI --from CT --out {data} --quiet"
+    assert ivan(line.split()) == 2
+    error = capsys.readouterr().err
+    assert f"{label} lies among the images of --data and would be replaced" in error
+    assert error.count("\n") == 1
+    assert label.read_bytes() == before
+    assert not (label.parent / "c0.nii.gz").exists()
+
+
 def test_numbers_are_those_of_the_metrics(volumes: Path, tmp_path: Path) -> None:
     from ivan.data import volume_to_slices
     from ivan.metrics import q_abf
