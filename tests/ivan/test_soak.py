@@ -1,4 +1,4 @@
-"""A few kills of every job of the soak (`make soak` does fifty of each)."""
+"""One kill of every job of the soak (`make soak` does fifty of each)."""
 
 from __future__ import annotations
 
