@@ -5,8 +5,8 @@
     python benchmarks/quality.py run sri24     --out runs/q-sri24       T1 + PD -> T2, slabs of an atlas
     python benchmarks/quality.py run ixi       --out runs/q-ixi --data IXI --from T1 --to T2
     python benchmarks/quality.py run folder    --out runs/q --data DIR --split FILE --from T1 --to T2
-    python benchmarks/quality.py report --out runs/q-ms                 table.md and figure.png from what is
-    there
+    python benchmarks/quality.py measure ms    --out runs/q-ms       finished runs again, without training
+    python benchmarks/quality.py report        --out runs/q-ms       table.md and figure.png of what is there
 
 Every method sees the same slices in the same order with the same augmentation and trains for --minutes of its
 own time; the last weights count. A run that is stopped goes on where it was when the same command is given
@@ -30,8 +30,7 @@ def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = main.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and measure")
-    run.add_argument("experiment", choices=("ms", "ms-flair", "sri24", "ixi", "folder"))
-    run.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and results")
+    add_experiment(run)
     run.add_argument("--methods", default=METHODS, help=f"of {METHODS},hi-net,score")
     run.add_argument("--seeds", default="0,1,2", help="one run each")
     run.add_argument("--minutes", type=float, default=30.0, help="training time of each run")
@@ -47,19 +46,29 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--batch", type=int, default=1, help="slices a step")
     run.add_argument("--patch", type=int, default=48, help="side of the random patches; 0: whole slices")
     run.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses")
-    run.add_argument("--data", type=Path, help="ixi, folder: folder of the images")
-    run.add_argument("--split", type=Path, help="folder: split file; its validation part is measured")
-    run.add_argument(
-        "--from", dest="sources", action="append", default=[], help="ixi, folder: source modality"
-    )
-    run.add_argument("--to", dest="targets", action="append", default=[], help="ixi, folder: target modality")
-    run.add_argument(
-        "--results", type=Path, help="folder of one small file a finished run (default: OUT/results)"
-    )
+    again = commands.add_parser("measure", help="measure finished runs again from their checkpoints")
+    add_experiment(again)
     report = commands.add_parser("report", help="table and figure of what was run")
     report.add_argument("--out", type=Path, required=True, help="folder for table.md and figure.png")
     report.add_argument("--results", type=Path, help="folder of the finished runs (default: OUT/results)")
     return main
+
+
+def add_experiment(command: argparse.ArgumentParser) -> None:
+    """The options that say what is trained and measured, and where it is kept."""
+    command.add_argument("experiment", choices=("ms", "ms-flair", "sri24", "ixi", "folder"))
+    command.add_argument("--out", type=Path, required=True, help="folder for data, checkpoints and results")
+    command.add_argument("--data", type=Path, help="ixi, folder: folder of the images")
+    command.add_argument("--split", type=Path, help="folder: split file; its validation part is measured")
+    command.add_argument(
+        "--from", dest="sources", action="append", default=[], help="ixi, folder: source modality"
+    )
+    command.add_argument(
+        "--to", dest="targets", action="append", default=[], help="ixi, folder: target modality"
+    )
+    command.add_argument(
+        "--results", type=Path, help="folder of one small file a finished run (default: OUT/results)"
+    )
 
 
 def plan_of(args: argparse.Namespace) -> Any:
@@ -175,6 +184,53 @@ def run_all(args: argparse.Namespace) -> None:
                 print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
 
 
+def measure_again(args: argparse.Namespace) -> None:
+    """New figures for every finished run whose weights are in OUT; its training stays as it was recorded."""
+    import torch
+    from quality_lib.measure import measure, predictors, tables
+    from quality_lib.methods import UNTRAINED, Size, build
+    from quality_lib.plans import describe
+    from quality_lib.present import collect
+
+    from ivan.benchmark.machine import commit
+    from ivan.errors import InputError
+    from ivan.training.files import replace_json
+
+    plan, code = plan_of(args), commit()
+    results = args.results or args.out / "results"
+    for run in collect(results):
+        name = f"{run['method']}-seed{run['seed']}"
+        if run["plan"] != describe(plan):
+            raise InputError(f"{results / name}.json: is of another experiment; choose another --results")
+        torch.set_num_threads(run["machine"]["threads"])
+        if run["method"] in UNTRAINED:
+            forward, reverse = tables(plan, smooth=run["method"] == "table+tv")
+        else:
+            checkpoint = args.out / "checkpoints" / f"{name}.pt"
+            if not checkpoint.is_file():
+                print(f"{name}: no {checkpoint}, left as it is", flush=True)
+                continue
+            kept = torch.load(checkpoint, weights_only=True)
+            size = Size(**run["settings"]["size"])
+            method = build(run["method"], len(plan.sources), len(plan.targets), size, run["seed"])
+            assert method is not None  # it applied when it was trained
+            try:
+                same = kept["plan"] == run["plan"] and kept["step"] == run["training"]["steps"]
+                method.load_state_dict(kept["model"])
+            except RuntimeError:  # of another method
+                same = False
+            if not same:
+                raise InputError(
+                    f"{checkpoint}: not the weights of {results / name}.json; choose the --out in which they "
+                    "were trained"
+                )
+            forward, reverse = predictors(method.eval())
+        rows = measure(plan, forward, reverse)
+        replace_json(results / f"{name}.json", {**run, "rows": rows, "measured_by": code})
+        for row in rows:
+            print(f"{name}: {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
+
+
 def write_report(results: Path, out: Path) -> None:
     """OUT/table.md and OUT/figure.png of the finished runs."""
     from quality_lib.present import collect, figure, markdown
@@ -199,6 +255,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.command == "run":
             run_all(args)
+        elif args.command == "measure":
+            measure_again(args)
         write_report(args.results or args.out / "results", args.out)
     except IvanError as error:
         print(f"quality: {error}", file=sys.stderr)

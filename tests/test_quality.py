@@ -133,6 +133,60 @@ def test_results_are_kept_apart_and_added_to(
     assert "--clock cpu measures one thread" in capsys.readouterr().err
 
 
+def test_finished_runs_are_measured_again(
+    quality: Any,
+    ixi: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From their weights, without training; what was trained elsewhere stays as it is."""
+    out, plan = tmp_path / "out", ["ixi", "--data", str(ixi), "--from", "T1", "--to", "T2"]
+    run = ["run", *plan, "--out", str(out), "--methods", "ivan,unet,table", "--seeds", "0", *TINY]
+    assert quality.main(run) == 0
+    kept = {path: json.loads(path.read_text()) for path in (out / "results").iterdir()}
+    for path, result in kept.items():  # as an earlier state of the code measured it
+        old = [{**row, "values": {"psnr": 1.0}} for row in result["rows"]]
+        path.write_text(json.dumps({**result, "rows": old}))
+    (out / "checkpoints" / "unet-seed0.pt").rename(tmp_path / "unet-seed0.pt")
+    assert quality.main(["measure", *plan, "--out", str(out)]) == 0
+    assert "unet-seed0: no" in capsys.readouterr().out
+    for path, result in kept.items():
+        found = json.loads(path.read_text())
+        if path.stem == "unet-seed0":
+            assert found["rows"][0]["values"] == {"psnr": 1.0}
+            continue
+        assert found.pop("measured_by")
+        assert found == result
+    (tmp_path / "unet-seed0.pt").rename(out / "checkpoints" / "ivan-seed0.pt")
+    assert quality.main(["measure", *plan, "--out", str(out)]) == 2
+    assert "not the weights of" in capsys.readouterr().err
+    assert quality.main(["measure", *plan[:-1], "PD", "--out", str(out)]) == 2
+    assert "another experiment" in capsys.readouterr().err
+
+
+def test_what_is_left_in_an_empty_background_is_measured_apart(quality: Any, ixi: Path) -> None:
+    from quality_lib.measure import measure
+    from quality_lib.plans import ixi_plan
+
+    plan = ixi_plan(ixi, ("T1",), ("T2",))
+    truth = {item.case.name: plan.load(item)[1] for item in plan.measured}
+    left = iter(truth.values())
+
+    def right_but_for_the_background(given: np.ndarray) -> np.ndarray:
+        real = next(left)[:, 1:]
+        assert ((given == 0) == (real == 0)).all()
+        return np.where(given == 0, 0.1, real)
+
+    rows = measure(plan, right_but_for_the_background, lambda slices: None)
+    assert len(rows) == 2
+    for row in rows:
+        assert row["values"]["psnr"] < 25
+        assert row["values"]["ssim"] < 0.9995
+        assert row["values"]["psnr_cleared"] == np.inf
+        assert row["values"]["ssim_cleared"] > 0.99999
+
+
 def test_the_cpu_clock_counts_work_and_not_waiting(quality: Any) -> None:
     import time
 

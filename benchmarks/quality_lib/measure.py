@@ -11,6 +11,7 @@ import torch
 from quality_lib.methods import Method
 from quality_lib.plans import Plan
 
+CLEARED = ("psnr", "ssim")  # also measured with the background of the predictions set to 0
 FIGURES = ("psnr", "ssim", "nmse", "sharpness_ag", "sharpness_sf", "psnr_slices_mean", "through_plane_error")
 TV_WEIGHTS = (0.01, 0.02, 0.04, 0.08)
 Predict = Callable[[np.ndarray], "np.ndarray | None"]
@@ -18,6 +19,9 @@ Predict = Callable[[np.ndarray], "np.ndarray | None"]
 
 def measure(plan: Plan, forward: Predict, reverse: Predict) -> list[dict[str, Any]]:
     """One row a case, direction and modality: `ivan.metrics.synthesis_metrics`, data range 1, no mask.
+
+    `psnr_cleared` and `ssim_cleared` are those of predictions that were set to 0 wherever all given images
+    are: what a method leaves in an empty background, where nobody looks, does not count in them.
 
     Args:
         forward, reverse: slices [S, N or M, H, W] to [S, M or N, H, W], or None for no such direction.
@@ -37,9 +41,13 @@ def measure(plan: Plan, forward: Predict, reverse: Predict) -> list[dict[str, An
             if made is None:
                 continue
             made = np.maximum(made, 0)  # magnitude images
+            empty = (given == 0).all(axis=1)  # [S, H, W]
             for index, name in enumerate(names):
                 values = synthesis_metrics(real[:, index], made[:, index], 1.0, axis=0)
                 numbers = {key: float(values[key]) for key in FIGURES if key in values}
+                made[:, index][empty] = 0
+                cleared = synthesis_metrics(real[:, index], made[:, index], 1.0, axis=0)
+                numbers |= {f"{key}_cleared": float(cleared[key]) for key in CLEARED}
                 rows.append({"case": item.case.name, "direction": word, "target": name, "values": numbers})
     return rows
 

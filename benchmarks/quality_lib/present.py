@@ -14,6 +14,8 @@ COLUMNS = (
     ("nmse", "NMSE", 4),
     ("sharpness_ag", "AG ratio", 3),
     ("through_plane_error", "through-plane", 4),
+    ("psnr_cleared", "PSNR, cleared [dB]", 2),
+    ("ssim_cleared", "SSIM, cleared", 4),
 )
 WORDS = {"wall": "wall-clock", "cpu": "processor time"}
 
@@ -71,8 +73,8 @@ def markdown(runs: list[dict[str, Any]]) -> str:
     lines += [
         "",
         f"{first['protocol']}. Volume level, data range 1, background included, mean over cases; mean and "
-        "standard "
-        "deviation over seeds. Predictions below 0 are set to 0; the last weights count.",
+        "standard deviation over seeds. Predictions below 0 are set to 0; cleared: and wherever all given "
+        "images are 0. The last weights count.",
         "",
         f"| method | parameters | steps (mean) | seconds of training ({clock}) | code |",
         "|---|---|---|---|---|",
