@@ -17,7 +17,7 @@ the methods are.
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -93,31 +93,38 @@ def plan_of(args: argparse.Namespace) -> Any:
     return plans.folder_plan(args.data, args.split, tuple(args.sources), tuple(args.targets))
 
 
-def finished(path: Path, plan: str, settings: dict[str, Any]) -> bool:
-    """Whether this run has a result. Raises InputError where it is one of another experiment or budget."""
+def whole_numbers(option: str, text: str) -> list[int]:
+    """ "0,1,2" as numbers. Raises InputError."""
     from ivan.errors import InputError
 
-    if not path.exists():
-        return False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["plan"] != plan:
-        raise InputError(f"{path}: is of another experiment; choose a new --out or --results")
-    asked = json.loads(json.dumps(settings))
-    for part in asked:
-        if found["settings"][part] != asked[part]:
-            raise InputError(
-                f"{path}: was made with {part} {found['settings'][part]}, asked is {asked[part]}; give the "
-                "same options, or choose a new --out or --results"
-            )
-    return True
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(f"{option}: '{text}' given, expected whole numbers such as 0,1,2") from None
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise InputError for a budget or size that cannot be meant."""
+    from ivan.errors import InputError
+
+    if not (math.isfinite(args.minutes) and args.minutes > 0):
+        raise InputError(f"--minutes: {args.minutes} given, must be above 0")
+    for name, least in (("blocks", 1), ("growth", 1), ("batch", 1), ("patch", 0), ("threads", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name}: {getattr(args, name)} given, must be at least {least}")
+    if args.clock == "cpu" and args.threads > 1:
+        raise InputError(
+            f"--threads: {args.threads} given; --clock cpu measures one thread, give --threads 1"
+        )
 
 
 def run_all(args: argparse.Namespace) -> None:
     """Every method with every seed that has no result yet."""
     import torch
-    from quality_lib.measure import measure, predictors, tables
+    from quality_lib.measure import check, measure, predictors, tables
     from quality_lib.methods import TRAINED, UNTRAINED, Size, build
     from quality_lib.plans import describe
+    from quality_lib.results import read, same
     from quality_lib.train import Budget, train
 
     from ivan.benchmark.machine import commit
@@ -125,15 +132,13 @@ def run_all(args: argparse.Namespace) -> None:
     from ivan.errors import InputError
     from ivan.training.files import replace_json
 
+    check_numbers(args)
     if args.clock == "cpu":
-        if args.threads > 1:
-            raise InputError(
-                f"--threads: {args.threads} given; --clock cpu measures one thread, give --threads 1"
-            )
         args.threads = 1
     if args.threads:
         torch.set_num_threads(args.threads)
-    methods, seeds = args.methods.split(","), [int(seed) for seed in args.seeds.split(",")]
+    methods = list(dict.fromkeys(name.strip() for name in args.methods.split(",")))
+    seeds = whole_numbers("--seeds", args.seeds)
     if strange := [name for name in methods if name not in (*TRAINED, *UNTRAINED)]:
         raise InputError(
             f"--methods: '{strange[0]}' given, expected some of {', '.join((*TRAINED, *UNTRAINED))}"
@@ -147,41 +152,42 @@ def run_all(args: argparse.Namespace) -> None:
     machine = {**facts["Devices"], "torch": facts["Versions"]["torch"]}
     settings = {"augmentation": plan.augmentation, "size": vars(size), "budget": vars(budget)}
     results = args.results or args.out / "results"
-    for seed in seeds:
-        for name in methods:
-            if name in UNTRAINED and seed != seeds[0]:
-                continue  # nothing random in them
-            path = results / f"{name}-seed{seed}.json"
-            if finished(path, describe(plan), settings):
+    for path in sorted(results.glob("*-seed*.json")):  # before any training
+        same(path, read(path), describe(plan), settings, "asked")
+    # Nothing is random in a table: one run of seed 0, whatever the seeds.
+    wanted = [(name, 0 if name in UNTRAINED else seed) for seed in seeds for name in methods]
+    left = {run: path for run in wanted if not (path := results / f"{run[0]}-seed{run[1]}.json").exists()}
+    if left:
+        check(plan)
+    for (name, seed), path in left.items():
+        print(f"{plan.name}: {name}, seed {seed}", flush=True)
+        training, parameters = {"steps": 0, "seconds": 0.0, "wall_seconds": 0.0}, 0
+        if name in UNTRAINED:
+            forward, reverse = tables(plan, smooth=name == "table+tv")
+        else:
+            method = build(name, len(plan.sources), len(plan.targets), size, seed)
+            if method is None:
+                print(f"{name}: does not apply to {len(plan.sources)} to {len(plan.targets)}, passed by")
                 continue
-            print(f"{plan.name}: {name}, seed {seed}", flush=True)
-            training, parameters = {"steps": 0, "seconds": 0.0, "wall_seconds": 0.0}, 0
-            if name in UNTRAINED:
-                forward, reverse = tables(plan, smooth=name == "table+tv")
-            else:
-                method = build(name, len(plan.sources), len(plan.targets), size, seed)
-                if method is None:
-                    print(f"{name}: does not apply to {len(plan.sources)} to {len(plan.targets)}, passed by")
-                    continue
-                parameters = sum(p.numel() for p in method.parameters())
-                checkpoint = args.out / "checkpoints" / f"{name}-seed{seed}.pt"
-                training = train(method, plan, budget, seed, checkpoint, lambda line: print(line, flush=True))
-                forward, reverse = predictors(method)
-            result = {
-                "plan": describe(plan),
-                "protocol": plan.protocol,
-                "method": name,
-                "seed": seed,
-                "parameters": parameters,
-                "training": training,
-                "settings": settings,
-                "machine": machine,
-                "commit": code,
-                "rows": measure(plan, forward, reverse),
-            }
-            replace_json(path, result)
-            for row in result["rows"]:
-                print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
+            parameters = sum(p.numel() for p in method.parameters())
+            checkpoint = args.out / "checkpoints" / f"{name}-seed{seed}.pt"
+            training = train(method, plan, budget, seed, checkpoint, lambda line: print(line, flush=True))
+            forward, reverse = predictors(method)
+        result = {
+            "plan": describe(plan),
+            "protocol": plan.protocol,
+            "method": name,
+            "seed": seed,
+            "parameters": parameters,
+            "training": training,
+            "settings": settings,
+            "machine": machine,
+            "commit": code,
+            "rows": measure(plan, forward, reverse),
+        }
+        replace_json(path, result)
+        for row in result["rows"]:
+            print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
 
 
 def measure_again(args: argparse.Namespace) -> None:
@@ -190,7 +196,7 @@ def measure_again(args: argparse.Namespace) -> None:
     from quality_lib.measure import measure, predictors, tables
     from quality_lib.methods import UNTRAINED, Size, build
     from quality_lib.plans import describe
-    from quality_lib.present import collect
+    from quality_lib.results import collect
 
     from ivan.benchmark.machine import commit
     from ivan.errors import InputError
@@ -233,7 +239,8 @@ def measure_again(args: argparse.Namespace) -> None:
 
 def write_report(results: Path, out: Path) -> None:
     """OUT/table.md and OUT/figure.png of the finished runs."""
-    from quality_lib.present import collect, figure, markdown
+    from quality_lib.present import figure, markdown
+    from quality_lib.results import collect
 
     from ivan.errors import InputError
     from ivan.training.files import replace_file
@@ -261,6 +268,9 @@ def main(arguments: list[str] | None = None) -> int:
     except IvanError as error:
         print(f"quality: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt as stopped:  # as train() raises it once its weights are saved
+        print(f"quality: stopped; {stopped or 'the same command goes on'}", file=sys.stderr)
+        return int(getattr(stopped, "exit_code", 130))
     return 0
 
 

@@ -224,10 +224,123 @@ def test_a_stopped_run_goes_on_where_it_was(quality: Any, ixi: Path, tmp_path: P
     with torch.no_grad():
         made = [m.forward_predict(torch.from_numpy(x.copy())) for m in (method, fresh)]
     assert torch.equal(*made)
-    more = train(fresh, plan, Budget(2 * same["seconds"] + 0.05, batch=2, patch=12), 0, path, print)
-    assert more["steps"] > first["steps"]
+    assert same["last_loss"] == first["last_loss"]
+    with pytest.raises(InputError, match="was begun with budget"):  # its rate has come down to zero by now
+        train(fresh, plan, Budget(2 * same["seconds"] + 0.05, batch=2, patch=12), 0, path, print)
+    larger = build("ivan", 1, 1, Size(1, 3), 0)
+    assert larger is not None
+    with pytest.raises(InputError, match="weights of another --blocks or --growth"):
+        train(larger, plan, budget, 0, path, print)
     with pytest.raises(InputError, match="another experiment"):
         train(fresh, ixi_plan(ixi, ("T1",), ("PD",)), budget, 0, path, print)
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    quality: Any,
+    ixi: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import os
+    import signal
+
+    from quality_lib.methods import Invertible
+
+    loss, calls = Invertible.loss, []
+
+    def interrupted(self: Any, batch: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, batch)
+
+    monkeypatch.setattr(Invertible, "loss", interrupted)
+    out = tmp_path / "out"
+    line = ["run", "ixi", "--data", str(ixi), "--from", "T1", "--to", "T2", "--out", str(out), *TINY]
+    line += ["--methods", "ivan", "--seeds", "7", "--minutes", "0.02"]
+    assert quality.main(line) == 130
+    said = capsys.readouterr()
+    assert "of 1 s; the same command goes on" in said.err
+    assert "Traceback" not in said.err
+    assert not list(out.glob("results/*"))
+    assert quality.main(line) == 0
+    assert "step 4" in capsys.readouterr().out
+    found = json.loads((out / "results" / "ivan-seed7.json").read_text())
+    assert found["training"]["steps"] == len(calls)  # none is lost or repeated
+    assert np.isfinite(found["training"]["last_loss"])
+
+
+def test_decoding_does_not_count(quality: Any, ixi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a run begins with its first batch, not with the volumes that are read before."""
+    from quality_lib import train
+    from quality_lib.plans import ixi_plan
+
+    import ivan.data
+
+    made = []
+    real = ivan.data.SliceDataset
+    monkeypatch.setattr(ivan.data, "SliceDataset", lambda *a, **k: made.append(1) or real(*a, **k))
+    train._batches(ixi_plan(ixi, ("T1",), ("T2",)), train.Budget(1, patch=12), 0, 0)
+    assert made == [1]
+
+
+def test_a_report_holds_one_experiment_and_says_every_machine(
+    quality: Any, ixi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    line = ["run", "ixi", "--data", str(ixi), "--from", "T1", "--to", "T2", "--results", str(kept), *TINY]
+    line += ["--out", str(tmp_path / "out")]
+    assert quality.main([*line, "--methods", "table, ivan", "--seeds", "1,2"]) == 0
+    assert {path.stem for path in kept.iterdir()} == {"table-seed0", "ivan-seed1", "ivan-seed2"}
+    report = ["report", "--out", str(tmp_path / "out"), "--results", str(kept)]
+    path = kept / "ivan-seed2.json"
+    run = json.loads(path.read_text())
+
+    path.write_text(json.dumps({**run, "machine": {**run["machine"], "threads": 8}}))
+    assert quality.main(report) == 0
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "8 threads" in table
+    assert ": ivan seed 2." in table
+    assert ": ivan seed 1, table seed 0." in table
+
+    rows = [{**row, "values": {**row["values"], "psnr": float("inf")}} for row in run["rows"]]
+    del rows[1]["values"]["through_plane_error"]  # a case of one slice
+    path.write_text(json.dumps({**run, "rows": rows}))
+    assert quality.main(report) == 0
+    assert "| ivan | 2 | inf |" in (tmp_path / "out" / "table.md").read_text()
+
+    other = {**run["settings"], "budget": {**run["settings"]["budget"], "seconds": 99.0}}
+    for wrong, words in (
+        ({**run, "plan": "[]"}, "another experiment"),
+        ({**run, "settings": other}, "was made with budget"),
+        ({"psnr": 30}, "is not the result of a run"),
+        (None, "cannot be read"),
+    ):
+        path.write_text("{" if wrong is None else json.dumps(wrong))
+        capsys.readouterr()
+        for again in (report, [*line, "--methods", "ivan", "--seeds", "3"]):
+            assert quality.main(again) == 2
+            error = capsys.readouterr().err
+            assert words in error
+            assert error.count("\n") == 1
+    assert not (kept / "ivan-seed3.json").exists()  # said before it was trained
+
+
+def test_what_cannot_be_measured_is_said_before_training(
+    quality: Any, ixi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ixi / "IXI016-Guys-0816-T2.nii.gz"
+    image = nib.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values[..., 2:5] = 0
+    values[0, 0, 0] = 500
+    nib.save(nib.Nifti1Image(values, image.affine), path)
+    line = ["run", "ixi", "--data", str(ixi), "--from", "T1", "--to", "T2", "--out", str(tmp_path / "out")]
+    assert quality.main([*line, "--methods", "ivan", "--seeds", "0", *TINY]) == 2
+    error = capsys.readouterr().err
+    assert "T2 of IXI016-Guys-0816, which is measured: reference: all 3 slices are empty" in error
+    assert not (tmp_path / "out" / "checkpoints").exists()
 
 
 def test_public_recipe_halves_its_rate_and_uses_the_public_loss(quality: Any) -> None:
@@ -335,6 +448,10 @@ def test_bad_usage(quality: Any, tmp_path: Path, capsys: pytest.CaptureFixture[s
         ("run ixi --data x", "--from"),
         ("run ms --from T1", "go with ixi"),
         ("run ms --methods best", "--methods"),
+        ("run ms --seeds one", "--seeds"),
+        ("run ms --minutes 0", "--minutes"),
+        ("run ms --minutes nan", "--minutes"),
+        ("run ms --batch 0", "--batch"),
         ("report", "no finished run"),
     ):
         assert quality.main([*line.split(), "--out", str(tmp_path)]) == 2

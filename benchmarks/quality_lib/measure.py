@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ivan.errors import InputError
 from quality_lib.methods import Method
 from quality_lib.plans import Plan
 
@@ -50,6 +51,23 @@ def measure(plan: Plan, forward: Predict, reverse: Predict) -> list[dict[str, An
                 numbers |= {f"{key}_cleared": float(cleared[key]) for key in CLEARED}
                 rows.append({"case": item.case.name, "direction": word, "target": name, "values": numbers})
     return rows
+
+
+def check(plan: Plan) -> None:
+    """Measure the real images against themselves: what cannot be read or measured is said before training.
+
+    Raises:
+        InputError: a file that cannot be read, or slices that are empty or below the SSIM window.
+    """
+    from ivan.metrics import synthesis_metrics
+
+    for item in plan.measured:
+        _, slices = plan.load(item)
+        for index, name in enumerate((*plan.sources, *plan.targets)):
+            try:
+                synthesis_metrics(slices[:, index], slices[:, index], 1.0, axis=0)
+            except InputError as error:
+                raise InputError(f"{name} of {item.case.name}, which is measured: {error}") from None
 
 
 def predictors(method: Method, pixels: int = 1 << 17) -> tuple[Predict, Predict]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from pathlib import Path
@@ -20,12 +19,6 @@ COLUMNS = (
 WORDS = {"wall": "wall-clock", "cpu": "processor time"}
 
 
-def collect(results: Path) -> list[dict[str, Any]]:
-    """All finished runs of a folder, by method and seed."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*-seed*.json"))]
-    return sorted(found, key=lambda run: (run["method"], run["seed"]))
-
-
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row a method, direction and modality: for each figure mean and spread over seeds of the mean over
     cases."""
@@ -38,10 +31,11 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (direction, target, method), seeds in sorted(groups.items()):
         figures = {}
         for name, _, _ in COLUMNS:
-            means = [statistics.fmean(v[name] for v in cases) for cases in seeds.values() if name in cases[0]]
+            # A case of one slice has no through-plane error, for example.
+            having = [[v[name] for v in cases if name in v] for cases in seeds.values()]
+            means = [statistics.fmean(values) for values in having if values]
             if means:
-                spread = statistics.stdev(means) if len(means) > 1 else math.nan
-                figures[name] = (statistics.fmean(means), spread)
+                figures[name] = (statistics.fmean(means), _spread(means))
         rows.append(
             {
                 "direction": direction,
@@ -52,6 +46,12 @@ def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _spread(means: list[float]) -> float:
+    """Standard deviation over seeds; NaN of one seed, and of infinite values (equal images)."""
+    finite = len(means) > 1 and all(math.isfinite(value) for value in means)
+    return statistics.stdev(means) if finite else math.nan
 
 
 def markdown(runs: list[dict[str, Any]]) -> str:
@@ -85,10 +85,22 @@ def markdown(runs: list[dict[str, Any]]) -> str:
         seconds = statistics.fmean(run["training"]["seconds"] for run in own)
         commits = ", ".join(sorted({run["commit"] or "installed package" for run in own}))
         lines.append(f"| {method} | {own[0]['parameters']:,} | {steps:.0f} | {seconds:.0f} | {commits} |")
-    machine = first["machine"]
-    threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
-    lines += ["", f"{machine['processor']}, {threads}, torch {machine['torch']}."]
-    return "\n".join(lines) + "\n"
+    lines.append("")
+    for words, own in _machines(runs).items():
+        whose = "" if len(own) == len(runs) else f": {', '.join(own)}"
+        lines.append(f"{words}{whose}.  ")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _machines(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Machine in words -> runs made on it: times of two machines, or of other threads, cannot be compared."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        machine = run["machine"]
+        threads = "one thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+        words = f"{machine['processor']}, {threads}, torch {machine['torch']}"
+        found.setdefault(words, []).append(f"{run['method']} seed {run['seed']}")
+    return found
 
 
 def figure(runs: list[dict[str, Any]], path: Path) -> None:
@@ -110,8 +122,17 @@ def figure(runs: list[dict[str, Any]], path: Path) -> None:
         own.sort(key=lambda row: row["figures"]["psnr"][0])
         means, spreads = zip(*(row["figures"]["psnr"] for row in own), strict=True)
         spreads = [0 if math.isnan(s) else s for s in spreads]
-        axis.barh([row["method"] for row in own], means, xerr=spreads, color="#4a7ab5", ecolor="black")
-        axis.set_xlim(left=min(mean - spread for mean, spread in zip(means, spreads, strict=True)) - 2)
+        # A perfect prediction is infinite and cannot be drawn: a bar beyond the others, with its value.
+        finite = [(mean, spread) for mean, spread in zip(means, spreads, strict=True) if math.isfinite(mean)]
+        left = min((mean - spread for mean, spread in finite), default=0.0) - 2
+        beyond = max((mean + spread for mean, spread in finite), default=0.0) + 2
+        shown = [mean if math.isfinite(mean) else beyond for mean in means]
+        names = [
+            row["method"] if math.isfinite(mean) else f"{row['method']} (inf)"
+            for row, mean in zip(own, means, strict=True)
+        ]
+        axis.barh(names, shown, xerr=spreads, color="#4a7ab5", ecolor="black")
+        axis.set_xlim(left=left)
         axis.set_xlabel("PSNR [dB]")
         axis.set_title(f"{panel[0]}: {panel[1]}")
     fig.tight_layout()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ivan.errors import InputError, RunError
+from ivan.training.stop import Stopped, StopRequest
 from quality_lib.methods import Method
 from quality_lib.plans import Plan, describe
 
@@ -36,7 +37,8 @@ class Budget:
 def train(
     method: Method, plan: Plan, budget: Budget, seed: int, path: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train until the budget is spent; continue from `path` where an earlier call was stopped.
+    """Train until the budget is spent; continue from `path` where an earlier call was stopped. Ctrl-C and
+    SIGTERM end the step and save.
 
     Time counts from the first batch on: reading batches, steps and optimiser, not decoding, saving or
     measuring.
@@ -45,49 +47,80 @@ def train(
         steps, seconds of the budget's clock, wall_seconds, the last loss.
 
     Raises:
-        RunError: a loss that is not finite. InputError: `path` belongs to another plan.
+        RunError: a loss that is not finite. InputError: `path` is damaged, or belongs to another plan, budget
+        or size. Stopped: by a signal; the weights are saved.
     """
     optimizer = torch.optim.Adam(method.parameters(), lr=method.rate)
     seconds, wall, step = 0.0, 0.0, 0
     clock = CLOCKS[budget.clock]
+    value = float("nan")
     if path.exists():
-        kept = torch.load(path, weights_only=True)
-        if kept["plan"] != describe(plan) or kept["clock"] != budget.clock:
-            raise InputError(f"{path}: is of another experiment or clock; choose a new --out")
-        method.load_state_dict(kept["model"])
-        optimizer.load_state_dict(kept["optimizer"])
+        kept = _continued(path, method, optimizer, plan, budget)
         seconds, wall, step = float(kept["seconds"]), float(kept["wall_seconds"]), int(kept["step"])
+        value = float(kept.get("last_loss", value))
         say(f"continuing at {seconds:.0f} s, step {step}")
     torch.manual_seed(seed * 1_000_003 + step)
     method.train()
     saved = time.monotonic()
-    value = float("nan")
     batches = _batches(plan, budget, seed, step)
-    while seconds < budget.seconds:
-        start, began = clock(), time.perf_counter()
-        batch = next(batches)
-        for group in optimizer.param_groups:
-            group["lr"] = method.rate * method.schedule(seconds / budget.seconds)
-        loss = method.loss(batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(method.parameters(), budget.clip)
-        value = float(loss.detach())
-        if value != value or abs(value) == float("inf"):
-            raise RunError(f"{path.stem}: loss of step {step + 1} is {value}; a lower rate is needed")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        seconds += clock() - start
-        wall += time.perf_counter() - began
-        if time.monotonic() - saved > SAVE_SECONDS:
-            spent = {"seconds": seconds, "wall_seconds": wall, "step": step}
-            _save(path, method, optimizer, plan, budget, spent)
-            say(f"{seconds:.0f} of {budget.seconds:.0f} s, step {step}, loss {value:.5f}")
-            saved = time.monotonic()
-    spent = {"seconds": seconds, "wall_seconds": wall, "step": step}
-    _save(path, method, optimizer, plan, budget, spent)
+
+    def save() -> None:
+        spent = {"seconds": seconds, "wall_seconds": wall, "step": step, "last_loss": value}
+        _save(path, method, optimizer, plan, budget, spent)
+
+    with StopRequest(say) as stop:
+        while seconds < budget.seconds and not stop.requested:
+            start, began = clock(), time.perf_counter()
+            batch = next(batches)
+            for group in optimizer.param_groups:
+                group["lr"] = method.rate * method.schedule(seconds / budget.seconds)
+            loss = method.loss(batch)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(method.parameters(), budget.clip)
+            value = float(loss.detach())
+            if value != value or abs(value) == float("inf"):
+                raise RunError(f"{path.stem}: loss of step {step + 1} is {value}; a lower rate is needed")
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            seconds += clock() - start
+            wall += time.perf_counter() - began
+            if time.monotonic() - saved > SAVE_SECONDS:
+                save()
+                say(f"{seconds:.0f} of {budget.seconds:.0f} s, step {step}, loss {value:.5f}")
+                saved = time.monotonic()
+        save()
+        if stop.requested:
+            told = f"saved after {seconds:.0f} of {budget.seconds:.0f} s; the same command goes on"
+            raise Stopped(told, stop.number)
     method.eval()
     return {"steps": step, "seconds": seconds, "wall_seconds": wall, "last_loss": value}
+
+
+def _continued(path: Path, method: Method, optimizer: Any, plan: Plan, budget: Budget) -> dict[str, Any]:
+    """Load what `_save` has kept: the rate follows the share of the budget, so that must be the same one."""
+    try:
+        kept = torch.load(path, weights_only=True)
+        seen = kept["plan"], kept["clock"], kept["seconds"], kept["wall_seconds"], kept["step"]
+    except Exception as error:  # whatever a damaged file makes of itself
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}); remove it, and this run starts anew"
+        ) from None
+    if seen[0] != describe(plan) or seen[1] != budget.clock:
+        raise InputError(f"{path}: is of another experiment or clock; choose a new --out")
+    if (made := kept.get("budget", vars(budget))) != vars(budget):
+        raise InputError(
+            f"{path}: was begun with budget {made}, asked is {vars(budget)}; give the same options, or a new "
+            "--out"
+        )
+    try:
+        method.load_state_dict(kept["model"])
+        optimizer.load_state_dict(kept["optimizer"])
+    except (KeyError, RuntimeError, ValueError):
+        raise InputError(
+            f"{path}: weights of another --blocks or --growth; give the same, or choose a new --out"
+        ) from None
+    return dict(kept)
 
 
 def _save(
@@ -101,6 +134,7 @@ def _save(
         **spent,
         "plan": describe(plan),
         "clock": budget.clock,
+        "budget": vars(budget),
     }
     with atomic_file(path) as file:
         torch.save(state, file)
@@ -121,11 +155,15 @@ def _batches(plan: Plan, budget: Budget, seed: int, step: int) -> Iterator[dict[
         seed=seed,
     )
     sampler = ShapeBatchSampler(dataset, budget.batch, seed=seed)
-    epoch, position = divmod(step, len(sampler))
-    while True:
-        dataset.set_epoch(epoch)
-        sampler.set_epoch(epoch, position)
-        for indices in sampler:
-            items = collate_slices([dataset[i] for i in indices])
-            yield {key: value for key, value in items.items() if isinstance(value, Tensor)}
-        epoch, position = epoch + 1, 0
+
+    def endless() -> Iterator[dict[str, Tensor]]:
+        epoch, position = divmod(step, len(sampler))
+        while True:
+            dataset.set_epoch(epoch)
+            sampler.set_epoch(epoch, position)
+            for indices in sampler:
+                items = collate_slices([dataset[i] for i in indices])
+                yield {key: value for key, value in items.items() if isinstance(value, Tensor)}
+            epoch, position = epoch + 1, 0
+
+    return endless()  # all volumes are decoded by now, before any clock runs
