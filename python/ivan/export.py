@@ -244,8 +244,9 @@ def _normalisation(predictor: Predictor, inverse: bool) -> str:
         return "no normalisation"
     if config.normalise == "none":
         return "values as in the files (normalise 'none')"
+    as_is = "PNG and colours as they are, from 0 to 1; other files: " if config.normalise == "auto" else ""
     return (
-        f"each volume divided by the {config.percentile:g}th percentile of its values above 0 (with "
+        f"{as_is}each volume divided by the {config.percentile:g}th percentile of its values above 0 (with "
         f"negative values: minus low, divided by high - low; low is the {100 - config.percentile:g}th "
         f"percentile of all values, high the {config.percentile:g}th of those above low)"
     )

@@ -67,7 +67,7 @@ def fuse(
         str,
         typer.Option(
             metavar="auto|percentile|none",
-            help="Intensity scale; auto: none for PNG, percentile otherwise.",
+            help="Intensity scale; auto: none for PNG and colours, percentile otherwise.",
             rich_help_panel=_RULE,
         ),
     ] = "auto",
@@ -154,7 +154,9 @@ def show(result: FusionResult) -> None:
         for mean in chosen:
             name = "fused" if mean["part"] == "fusion" else mean["part"]
             values = [
-                f"{mean['values'][key]:.1e}" if key == "largest_error" else f"{mean['values'][key]:.4f}"
+                f"{mean['values'][key]:.1e}"
+                if key in ("nmse", "largest_error")
+                else f"{mean['values'][key]:.4f}"
                 for key, _, _ in columns
             ]
             rows.append(((name, mean["method"], str(mean["cases"])), values))

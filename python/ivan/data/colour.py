@@ -49,7 +49,7 @@ def recolour(y: np.ndarray, cb_cr: np.ndarray) -> np.ndarray:
 
 
 def read_colours(path: str | os.PathLike[str]) -> tuple[np.ndarray, Volume] | None:
-    """The colours of a PNG or RGB24 NIfTI file, or None where it is gray.
+    """The colours of a PNG or NIfTI file, or None where it is gray or all its values are.
 
     Returns:
         ``[X, Y, Z, 3]`` float32 from 0 to 1 in RAS order, and the volume of its luma, which has its grid.
@@ -71,7 +71,7 @@ def read_colours(path: str | os.PathLike[str]) -> tuple[np.ndarray, Volume] | No
         stored = png_colours(path)
     else:
         stored = _nifti_colours(path, volume.grid)
-    if stored is None:
+    if stored is None or (stored == stored[..., :1]).all():
         return None
     channels = [to_canonical(stored[..., c], volume.grid.affine, volume.grid.image) for c in range(3)]
     return np.ascontiguousarray(np.stack(channels, axis=-1)), volume
@@ -80,15 +80,17 @@ def read_colours(path: str | os.PathLike[str]) -> tuple[np.ndarray, Volume] | No
 def _nifti_colours(path: Path, grid: Grid) -> np.ndarray | None:
     import nibabel as nib
 
-    if grid.header.get_data_dtype().fields is None:
+    if not grid.colour:
         return None
     voxels = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
-    return structured_colours(voxels).reshape(*(*grid.shape, 1)[:3], 3)
+    return stored_colours(voxels, (*grid.shape, 1)[:3])
 
 
-def structured_colours(voxels: np.ndarray) -> np.ndarray:
-    """RGB24 voxels ``[...]`` as ``[..., 3]`` float32 from 0 to 1."""
-    return np.stack([voxels[name] for name in "RGB"], axis=-1).astype(np.float32) / np.float32(255)
+def stored_colours(voxels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """RGB24 voxels, or bytes ``[..., 3]``, of a volume of `shape` as ``[*shape, 3]`` float32 from 0 to 1."""
+    if voxels.dtype.fields is not None:
+        voxels = np.stack([voxels[name] for name in "RGB"], axis=-1)
+    return voxels.reshape(*shape, 3).astype(np.float32) / np.float32(255)
 
 
 def write_colours(path: str | os.PathLike[str], rgb: np.ndarray, like: Volume) -> Path:

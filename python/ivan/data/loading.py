@@ -13,7 +13,7 @@ from ivan.data.planes import check_plane, slices_to_volume, volume_to_slices
 from ivan.data.volume import Volume, read_volume, refuse_constant
 from ivan.errors import InputError
 
-NORMALISATIONS = ("percentile", "none")
+NORMALISATIONS = ("percentile", "none", "auto")
 # A pixel belongs to the foreground where a modality exceeds this share of its scale.
 FOREGROUND_LEVEL = 0.05
 
@@ -63,6 +63,15 @@ class LoadedCase:
         return mask
 
 
+def scaling_words(normalise: str, percentile: float) -> str:
+    """What was done to the intensities, for a protocol."""
+    return {
+        "percentile": f"each volume by its own {percentile:g}th foreground percentile",
+        "none": "none: values as in the files",
+        "auto": f"PNG and colours none, other files by their own {percentile:g}th foreground percentile",
+    }[normalise]
+
+
 def load_case(
     case: Case,
     modalities: Sequence[str],
@@ -82,7 +91,8 @@ def load_case(
         case: from `ivan.data.find_cases`.
         modalities: which to load, in this order; the first gives the grid.
         plane: the slices' plane.
-        normalise: `"percentile"` (0 to 1 up to the robust maximum of `estimate_scale`) or `"none"`.
+        normalise: `"percentile"` (0 to 1 up to the robust maximum of `estimate_scale`), `"none"`, or
+            `"auto"`: none for PNG and colours, which hold fractions of a full scale, else percentile.
         percentile: of the foreground, in (50, 100].
         luma: accept colour images and take their Y (fusion); otherwise colours are an error.
 
@@ -113,7 +123,10 @@ def load_case(
         else:
             refuse_constant(volume.path, volume.data)
             estimated = estimate_scale(volume.data, percentile)
-        scale = estimated if normalise == "percentile" else Scale(0.0, 1.0)
+        # Scaling the Y of a colour but not its chroma would change the colour.
+        fractions = volume.grid.format == "png" or volume.grid.colour
+        scaled = normalise == "percentile" or (normalise == "auto" and not fractions)
+        scale = estimated if scaled else Scale(0.0, 1.0)
         if reference is None:
             reference, data, note = volume, volume.data, ""
         else:

@@ -19,7 +19,9 @@ _MAX_OFFSET = 1 << 24  # header extensions beyond 16 MiB are damage
 
 
 def read_nifti(path: Path, luma: bool = False) -> tuple[np.ndarray, Grid]:
-    """Read a NIfTI file; of RGB24 colours their Y from 0 to 1 where `luma` asks for it.
+    """Read a NIfTI file; of colours their Y from 0 to 1 where `luma` asks for it.
+
+    Colours are voxels of type RGB24, or three bytes along a fourth or fifth axis (`[X, Y, Z, 3]` uint8).
 
     Returns:
         `[I, J, K]` float32 in stored order, slope and intercept applied, and the grid with the file's header.
@@ -47,11 +49,12 @@ def read_nifti(path: Path, luma: bool = False) -> tuple[np.ndarray, Grid]:
             else:
                 image = _image_class(header).from_filename(str(path))
             header = image.header  # checked: zero or negative voxel sizes are mended
-            if header.get_data_dtype().fields is not None:
+            colour = luma and holds_colours(header)
+            if colour:
                 from ivan.data.colour import luma as luma_of
-                from ivan.data.colour import structured_colours
+                from ivan.data.colour import stored_colours
 
-                stored = luma_of(structured_colours(np.asarray(image.dataobj)))
+                stored = luma_of(stored_colours(np.asarray(image.dataobj), shape))
             else:
                 stored = as_float32(path, image.get_fdata(dtype=np.float32, caching="unchanged"))
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -64,8 +67,24 @@ def read_nifti(path: Path, luma: bool = False) -> tuple[np.ndarray, Grid]:
         raise InputError(f"{path}: damaged NIfTI file ({error}); convert or copy it again") from None
     affine = _check_affine(path, header)
     has_affine = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    grid = Grid("nifti", tuple(header.get_data_shape()), affine, has_affine, header=header)
-    return stored.reshape(shape), grid
+    if colour:
+        header.set_data_shape(shape)  # what is written on this grid has no axis of colours
+        header["intent_code"] = 0
+    claimed = tuple(header.get_data_shape())
+    return stored.reshape(shape), Grid("nifti", claimed, affine, has_affine, header=header, colour=colour)
+
+
+def holds_colours(header: Any) -> bool:
+    """Whether voxels are colours: of type RGB24, or bytes of red, green and blue along the last axis."""
+    dtype = header.get_data_dtype()
+    return dtype.names == ("R", "G", "B") or (dtype == np.uint8 and _three_along_the_last(header))
+
+
+def _three_along_the_last(header: Any) -> bool:
+    return tuple(header.get_data_shape())[3:] in ((3,), (1, 3)) and header.get_slope_inter() in (
+        (None, None),
+        (1.0, 0.0),
+    )
 
 
 @contextlib.contextmanager
@@ -111,7 +130,7 @@ def _check_header(path: Path, header: Any, compressed: bool, luma: bool) -> tupl
         raise InputError(
             f"{path}: unknown data type code {int(header['datatype'])}; the header is damaged"
         ) from None
-    colours = luma and dtype.names == ("R", "G", "B")
+    colours = luma and holds_colours(header)
     if not colours and (dtype.fields is not None or dtype.kind not in "iuf"):
         kind = f"{''.join(dtype.names)} colours" if dtype.names else f"{dtype} values"
         raise InputError(
@@ -123,7 +142,12 @@ def _check_header(path: Path, header: Any, compressed: bool, luma: bool) -> tupl
         raise InputError(f"{path}: its header places the data at byte {offset:g}; the header is damaged")
     size = path.stat().st_size
     check_claim(path, claimed, dtype.itemsize, (size * DEFLATE_RATIO if compressed else size) - offset)
-    shape = squeeze_shape(path, claimed)
+    if luma and not colours and claimed[3:] in ((3,), (1, 3)):
+        raise InputError(
+            f"{path}: {dtype} of shape {'x'.join(map(str, claimed))}, expected one volume, or colours, RGB24 "
+            "or as bytes (uint8) 0 to 255 without slope; convert it first, or extract one volume"
+        )
+    shape = squeeze_shape(path, claimed[:3] if colours and dtype.fields is None else claimed)
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if np.isinf(slope) or np.isinf(intercept):
         raise InputError(

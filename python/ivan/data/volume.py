@@ -32,6 +32,7 @@ class Grid:
             file has none.
         has_affine: False where the file does not say where its voxels lie.
         image: True for a single image `[H, W]` (rows from the top), False for voxels `[X, Y, Z]`.
+        colour: True for a file of colours, of which the values are the Y from 0 to 1.
         header: the NIfTI header (its units and codes are written back), None otherwise.
     """
 
@@ -41,6 +42,7 @@ class Grid:
     has_affine: bool
     image: bool = False
     header: Any = None
+    colour: bool = False
 
 
 @dataclass(frozen=True, eq=False)

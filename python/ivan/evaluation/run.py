@@ -116,10 +116,12 @@ def evaluate_cases(
             left_out.done()
             say(f"evaluated {item.case.name}")
     found.left_out = left_out.summary("measured")
+    from ivan.data.loading import scaling_words
+
     found.protocol = {
-        "scaling": f"each volume by its own {config.percentile:g}th foreground percentile"
-        if config.normalise == "percentile"
-        else "none (the run was trained with --normalise none)",
+        "scaling": "none (the run was trained with --normalise none)"
+        if config.normalise == "none"
+        else scaling_words(config.normalise, config.percentile),
         "data range": 1.0,
         "mask": mask_words(mask),
         "plane": config.plane,

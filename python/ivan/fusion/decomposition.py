@@ -39,40 +39,59 @@ def decompose(
             cannot be used, the others are written. RunError: cannot be written.
     """
     from ivan.data import find_cases
-    from ivan.inference import results_folder, set_threads, write_each
+    from ivan.inference import results_folder, set_threads, warn, write_each
 
     data, out = Path(data), results_folder(out)
     set_threads(threads)
     predictor = fusion_predictor(run, checkpoint, device, pixels)
     digest = states.weights_digest(predictor.model)
+    cases = find_cases(data, [FUSED])
+    alone = [case.name for case in cases if not _state_of(data, case).exists()]
+    if alone:
+        many = f"{alone[0]} and {len(alone) - 1} more have" if len(alone) > 1 else f"{alone[0]} has"
+        warn(
+            f"{many} no state in {data / states.FOLDER}: only approximate sources, from the fused image alone"
+        )
 
     def write(case: Case) -> list[Path]:
         return _decompose_case(predictor, case, data, out, digest)
 
-    return write_each(find_cases(data, [FUSED]), "decomposing", progress, write)
+    return write_each(cases, "decomposing", progress, write)
+
+
+def _state_of(data: Path, case: Case) -> Path:
+    return data / states.FOLDER / f"{case.name}{states.SUFFIX}"
 
 
 def _decompose_case(predictor: Predictor, case: Case, data: Path, out: Path, digest: str) -> list[Path]:
     """Write the sources of one fused image; `digest`: of the weights that its state must belong to."""
     from ivan.data import read_volume, write_volume
-    from ivan.inference import output_suffix
+    from ivan.inference import output_suffix, warn
 
     fused, plane = case.files[FUSED], predictor.config.plane
     image = read_volume(fused, allow_constant=True, luma=True)
     slices = published(fused, plane)
-    where = data / states.FOLDER / f"{case.name}{states.SUFFIX}"
+    where = _state_of(data, case)
     kept = None
     if where.exists():
         shape = (slices.shape[0], slices.shape[2], slices.shape[3])
         kept = states.read_state(where, predictor.aug.channels, shape, digest)
+        if kept.fused and kept.fused != states.file_digest(fused):
+            warn(
+                f"{fused}: is not the file that {where} was kept beside; the exact sources are those of that "
+                "file, the approximate ones come from the image as it is"
+            )
     written = []
     for method, stack in decompositions(predictor, kept, slices).items():
         scales = kept.scales if kept and method == EXACT else predictor.scales
         for index, name in enumerate(predictor.config.sources):
-            values = stack[:, index]
+            values, suffix = stack[:, index], output_suffix(fused)
             if name in scales:
                 values = scales[name].undo(values)
-            path = out / method.split(",")[0] / name / f"{case.name}{output_suffix(fused)}"
+                # A source that was no PNG has units which PNG, from 0 to 1, cannot hold.
+                if suffix == ".png" and (scales[name].low < 0 or scales[name].high > 1):
+                    suffix = ".npy"
+            path = out / method.split(",")[0] / name / f"{case.name}{suffix}"
             written.append(write_volume(path, _to_volume(values, plane), image))
     return written
 

@@ -35,13 +35,8 @@ class Fuser:
 
         if self.predictor is not None:
             return self.predictor.load(case, self.sources)
-        normalise = self.normalise
-        if normalise == "auto":  # PNG holds fractions of full scale already
-            images = all(case.files[name].suffix.lower() == ".png" for name in self.sources)
-            normalise = "none" if images else "percentile"
-        return load_case(
-            case, self.sources, plane=self.plane, normalise=normalise, percentile=self.percentile, luma=True
-        )
+        options: dict[str, Any] = {"normalise": self.normalise, "percentile": self.percentile}
+        return load_case(case, self.sources, plane=self.plane, luma=True, **options)
 
     def fuse(self, loaded: LoadedCase) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
         """Every method's fused slices ``[S, H, W]`` in 0..1 (ours first), and the network's output."""
@@ -63,13 +58,10 @@ class Fuser:
 
 def protocol(fuser: Fuser) -> dict[str, Any]:
     """What holds for all numbers of a fusion."""
-    scaling = {
-        "percentile": f"each volume by its own {fuser.percentile:g}th foreground percentile",
-        "none": "none: values from 0 to 1 as in the file",
-        "auto": f"PNG none, other formats by their own {fuser.percentile:g}th foreground percentile",
-    }
+    from ivan.data.loading import scaling_words
+
     return {
-        "scaling": scaling[fuser.normalise],
+        "scaling": scaling_words(fuser.normalise, fuser.percentile),
         "gray levels": "normalised values cut to 0..1, times 255; of a colour source the Y of YCbCr (BT.601)",
         "slices": "mean over the slices in which a source has an image",
         "plane": fuser.plane,

@@ -59,8 +59,8 @@ def fuse(
         sources: the two modalities; with `run` those it was trained on.
         run: run folder of `ivan train --task fusion`; empty: fuse by `method`.
         method: rule of the fused image without a run: average, maximum, laplacian or wavelet.
-        plane, normalise, percentile: without a run, as in training; "auto": none for PNG, percentile
-        otherwise.
+        plane, normalise, percentile: without a run, as in training; "auto": none for PNG and colours,
+        percentile otherwise.
         state: whether to write the state. baselines: whether to write the rules' images too, to
         OUT/RULE/case.
         checkpoint, device, pixels, threads: as `ivan.synthesize`.
@@ -93,6 +93,7 @@ def fuse(
     cases = find(fuser.sources, data, roots)
     keep_images(out, [FUSED, *(METHODS if baselines else ())], cases, fuser.sources[0])
     left_out = LeftOut(len(cases))
+    cut: list[tuple[float, float]] = []  # by `_write_colours`, of every case in colour
     with progress_over(cases, "fusing", progress) as (items, say):
         for case in items:
             try:
@@ -107,6 +108,8 @@ def fuse(
             result.warnings += [f"{case.name}: {note}" for note in loaded.notes]
             fused, output = fuser.fuse(loaded)
             suffix = output_suffix(case.files[fuser.sources[0]])
+            if colours is not None and suffix in (".npy", ".mat"):  # which hold no colours
+                suffix = ".png" if loaded.reference.grid.image else ".nii.gz"
             wanted = {FUSED: fused[OURS if predictor else fuser.method]}
             if baselines:
                 wanted |= {name: fused[name] for name in METHODS}
@@ -114,21 +117,27 @@ def fuse(
                 path = out / folder / f"{case.name}{suffix}"
                 volume = loaded.to_volume(stack)
                 if colours is not None:
-                    _write_colours(path, volume, colours[1], loaded.reference)
+                    changes = _write_colours(path, volume, colours[1], loaded.reference)
+                    if folder == FUSED:
+                        cut.append(changes)
                 else:
                     write_volume(path, volume, loaded.reference)
                 result.files.append(path)
                 say(f"wrote {path}")
             decomposed: dict[str, np.ndarray] = {}
+            where = out / states.FOLDER / f"{case.name}{states.SUFFIX}"
+            if predictor is None or not state:
+                states.remove_state(where)
             if predictor is not None and output is not None:
-                kept = states.State(output, loaded.scales, states.weights_digest(predictor.model))
+                path = out / FUSED / f"{case.name}{suffix}"
+                digests = states.weights_digest(predictor.model), states.file_digest(path)
+                kept = states.State(output, loaded.scales, *digests)
                 if state:
-                    where = out / states.FOLDER / f"{case.name}{states.SUFFIX}"
                     result.files.append(states.write_state(where, kept))
-                image = published(out / FUSED / f"{case.name}{suffix}", loaded.plane)
+                image = published(path, loaded.plane)
                 decomposed = decompositions(predictor, kept, image)
             try:
-                rows = measure_fused(case.name, loaded.slices, fused)
+                rows = measure_fused(case.name, loaded.slices, fused, _is_png(loaded))
                 result.rows += rows + measure_decomposed(case.name, fuser.sources, loaded.slices, decomposed)
             except InputError as error:  # a tiny image must not stop the others
                 unmeasured = error
@@ -136,6 +145,8 @@ def fuse(
                 warn(result.warnings[-1])
             if len(result.views) < VIEWED_CASES:
                 result.views.append(view(loaded, fuser.sources, fused, decomposed, colours))
+    if cut:
+        result.protocol["colours"] = _cut_words(cut)
     result.left_out = left_out.summary("written")
     result.warnings = [*cases.skipped, *cases.notes, *left_out.lines, *result.warnings]
     if not result.rows:
@@ -153,7 +164,7 @@ def preview(predictor: Predictor, case: Case) -> FusionResult:
     assert output is not None
     kept = states.State(output, loaded.scales, "")
     decomposed = decompositions(predictor, kept, fused[OURS][:, None])
-    rows = measure_fused(case.name, loaded.slices, fused)
+    rows = measure_fused(case.name, loaded.slices, fused, _is_png(loaded))
     rows += measure_decomposed(case.name, config.sources, loaded.slices, decomposed)
     colours = _colours(case, config.sources, loaded)
     return FusionResult(rows, protocol(fuser), [view(loaded, config.sources, fused, decomposed, colours)])
@@ -216,7 +227,31 @@ def _colours(case: Case, sources: Sequence[str], loaded: LoadedCase) -> tuple[st
     return None
 
 
-def _write_colours(path: Path, luma: np.ndarray, cb_cr: np.ndarray, like: Volume) -> None:
-    from ivan.data.colour import recolour, write_colours
+def _is_png(loaded: LoadedCase) -> bool:
+    return loaded.reference.grid.format == "png"
 
-    write_colours(path, recolour(luma, cb_cr), like)
+
+def _write_colours(path: Path, y: np.ndarray, cb_cr: np.ndarray, like: Volume) -> tuple[float, float]:
+    """Write a fused Y in colour; return the share of its pixels that were cut, and their mean change of Y."""
+    import numpy as np
+
+    from ivan.data.colour import luma, recolour, write_colours
+
+    rgb = recolour(y, cb_cr)
+    write_colours(path, rgb, like)
+    change = np.abs(luma(rgb) - y)
+    found = change > 0.5 / 255
+    return float(found.mean()), float(change[found].mean()) if found.any() else 0.0
+
+
+def _cut_words(cut: Sequence[tuple[float, float]]) -> str:
+    """How far the metrics, which are of the fused Y, speak of the images as written."""
+    share = sum(part for part, _ in cut) / len(cut)
+    if not share:
+        return "written with the source's Cb and Cr; no colour had to be cut"
+    change = sum(part * size for part, size in cut) / sum(part for part, _ in cut)
+    return (
+        "metrics are of the fused Y; written with the source's Cb and Cr, "
+        f"{100 * share:.2g} % of the pixels leave 0..1 and are cut, which changes their Y by "
+        f"{255 * change:.2g} gray levels in the mean"
+    )

@@ -140,34 +140,40 @@ class FusionResult:
         return MetricTable(columns, rows, self.protocol)
 
 
-def gray_levels(slices: np.ndarray) -> np.ndarray:
-    """Normalised slices as gray levels 0..255, cut at 0 and 1."""
+def gray_levels(slices: np.ndarray, png: bool = False) -> np.ndarray:
+    """Normalised slices as gray levels 0..255, cut at 0 and 1; `png`: as a file of 16 bits holds them."""
     import numpy as np
 
-    return np.clip(slices.astype(np.float64), 0, 1) * 255
+    levels = np.clip(slices.astype(np.float64), 0, 1) * 255
+    # 8 bits as float32 fractions, times 255, are not quite integers: Q^AB/F would take the angle of an edge
+    # from the rounding wherever two neighbours are equal.
+    return np.rint(levels * 257) / 257 if png else levels
 
 
-def measure_fused(case: str, sources: np.ndarray, fused: Mapping[str, np.ndarray]) -> list[FusionRow]:
+def measure_fused(
+    case: str, sources: np.ndarray, fused: Mapping[str, np.ndarray], png: bool = False
+) -> list[FusionRow]:
     """All fusion metrics of each method.
 
     Args:
         sources: ``[S, 2, H, W]`` normalised.
         fused: method -> ``[S, H, W]`` in 0..1.
+        png: whether they are written as PNG.
 
     Raises:
         InputError: slices below 8x8, or sources without an image in them.
     """
     from ivan.metrics import fusion_metrics, protocols
 
-    a, b = gray_levels(sources[:, 0]), gray_levels(sources[:, 1])
+    a, b = (gray_levels(sources[:, i], png) for i in range(2))
     rows = []
     for method, stack in fused.items():
-        images = (a, b, gray_levels(stack))
+        images = (a, b, gray_levels(stack, png))
         try:
             if len(a) == 1:
-                values = fusion_metrics(*(x[0] for x in images))
+                values = fusion_metrics(*(x[0] for x in images), check_range=False)
             else:
-                values = fusion_metrics(*images, axis=0)
+                values = fusion_metrics(*images, axis=0, check_range=False)
         except InputError as error:
             raise InputError(f"{case}: {error}") from None
         rows.append(

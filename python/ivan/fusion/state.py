@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ivan.errors import InputError
+from ivan.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +29,13 @@ class State:
         output: ``[S, C, H, W]`` float32, f(X) of every slice, all channels.
         scales: source modality -> the scale that its file had: exact decompositions are written in its units.
         weights: SHA-256 of the weights that made it; others cannot undo it.
+        fused: SHA-256 of the fused image's file as it was written; empty where it is not known.
     """
 
     output: np.ndarray
     scales: dict[str, Scale]
     weights: str
+    fused: str = ""
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -45,6 +47,22 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def remove_state(path: Path) -> None:
+    """Remove the state of a fused image that is replaced without one: it would undo another image. Raises
+    RunError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be removed ({error.strerror or error}), but its image is replaced"
+        ) from None
+
+
 def write_state(path: Path, state: State) -> Path:
     """Write a state file, whole or not at all. Raises RunError."""
     import torch
@@ -53,7 +71,7 @@ def write_state(path: Path, state: State) -> Path:
     from ivan.data import atomic_file
 
     scales = {name: [scale.low, scale.high] for name, scale in state.scales.items()}
-    metadata = {"weights": state.weights, "scales": json.dumps(scales)}
+    metadata = {"weights": state.weights, "scales": json.dumps(scales), "fused": state.fused}
     content = save({"state": torch.from_numpy(state.output)}, metadata)
     with atomic_file(path) as file:
         file.write(content)
@@ -95,4 +113,4 @@ def read_state(path: Path, channels: int, shape: tuple[int, int, int], weights: 
             "the "
             "fused image beside it; fuse the case again"
         )
-    return State(output, scales, made_by)
+    return State(output, scales, made_by, str(metadata.get("fused", "")))

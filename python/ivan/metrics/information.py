@@ -13,18 +13,18 @@ from ivan.metrics.arrays import Array, not_constant, stack
 _LEVELS = 256
 
 
-def _gray_levels(images: Tensor, name: str) -> Tensor:
+def _gray_levels(images: Tensor, name: str, check_range: bool) -> Tensor:
     """Images ``[B, H, W]`` as integers 0..255 (rounded), ``[B, H*W]`` int64.
 
     Raises:
-        InputError: values outside 0..255, or an image in 0..1, whose histogram would have two bins.
+        InputError: values outside 0..255, or (`check_range`) fractions in 0..1: two bins of a histogram.
     """
     low, high = float(images.amin()), float(images.amax())
     if low < 0 or high > 255:
         raise InputError(
             f"{name}: values {low:g}..{high:g}; expected gray levels 0..255, rescale the image first"
         )
-    if high <= 1 and bool((images != images.round()).any()):
+    if check_range and high <= 1 and bool((images != images.round()).any()):
         raise InputError(
             f"{name}: values {low:g}..{high:g}; expected gray levels 0..255, multiply a [0, 1] image by 255"
         )
@@ -53,31 +53,36 @@ def _entropies(levels_a: Tensor, levels_f: Tensor) -> tuple[Tensor, Tensor, Tens
     return h_a, h_f, h_af
 
 
-def entropy(image: Array, *, axis: int | None = None) -> Any:
+def entropy(image: Array, *, axis: int | None = None, check_range: bool = True) -> Any:
     """Entropy (EN) in bits, ``-sum p log2 p`` over 256 integer bins: 0 (constant image) to 8.
 
     Args:
         image: gray levels 0..255, ``[H, W]``, a volume with `axis`, or ``[N, C, H, W]``; fractions are
             rounded.
+        check_range: refuse fractions in 0..1, which are rather an image that was not multiplied by 255 than
+            gray levels that dark.
 
     Raises:
         InputError: values outside 0..255, a fractional image in [0, 1], or a volume without `axis`.
     """
     single = stack(image, names=("image",), axis=axis)
-    levels = _gray_levels(single.images[0], "image")
+    levels = _gray_levels(single.images[0], "image", check_range)
     return single.finish(_entropy_of_counts(_histograms(levels, _LEVELS)), "EN in bits, 256 integer bins")
 
 
 def _prepare(
-    a: Array, b: Array, fused: Array, axis: int | None
+    a: Array, b: Array, fused: Array, axis: int | None, check_range: bool
 ) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
     three = stack(a, b, fused, names=("a", "b", "fused"), axis=axis)
-    levels = [_gray_levels(t, n) for t, n in zip(three.images, ("a", "b", "fused"), strict=True)]
+    named = zip(three.images, ("a", "b", "fused"), strict=True)
+    levels = [_gray_levels(images, name, check_range) for images, name in named]
     keep = not_constant(three.images[0]) | not_constant(three.images[1])
     return three, levels[0], levels[1], levels[2], keep
 
 
-def mutual_information(a: Array, b: Array, fused: Array, *, axis: int | None = None) -> Any:
+def mutual_information(
+    a: Array, b: Array, fused: Array, *, axis: int | None = None, check_range: bool = True
+) -> Any:
     """Mutual information (MI) of fusion in bits: ``I(A, F) + I(B, F)`` from 256-bin histograms.
 
     Values in nats, which other tools print, are 1.4427 times smaller.
@@ -85,11 +90,12 @@ def mutual_information(a: Array, b: Array, fused: Array, *, axis: int | None = N
     Args:
         a, b, fused: gray levels 0..255 of one shape; in a volume, slices where both sources are constant are
             skipped.
+        check_range: as `entropy`.
 
     Raises:
         InputError: as `entropy`, or shapes that differ.
     """
-    three, la, lb, lf, keep = _prepare(a, b, fused, axis)
+    three, la, lb, lf, keep = _prepare(a, b, fused, axis, check_range)
     total = torch.zeros(la.shape[0], dtype=torch.float64, device=la.device)
     for levels in (la, lb):
         h_x, h_f, h_xf = _entropies(levels, lf)
@@ -97,7 +103,7 @@ def mutual_information(a: Array, b: Array, fused: Array, *, axis: int | None = N
     return three.finish(total, "MI in bits, 256 integer bins", keep=keep)
 
 
-def q_mi(a: Array, b: Array, fused: Array, *, axis: int | None = None) -> Any:
+def q_mi(a: Array, b: Array, fused: Array, *, axis: int | None = None, check_range: bool = True) -> Any:
     """Normalised mutual information of fusion, Q_MI (Hossny et al., 2008).
 
     ``2 [I(A,F)/(H(A)+H(F)) + I(B,F)/(H(B)+H(F))]``, 0..2; independent of the logarithm's base. Where a source
@@ -106,7 +112,7 @@ def q_mi(a: Array, b: Array, fused: Array, *, axis: int | None = None) -> Any:
 
     Args and errors: as `mutual_information`.
     """
-    three, la, lb, lf, keep = _prepare(a, b, fused, axis)
+    three, la, lb, lf, keep = _prepare(a, b, fused, axis, check_range)
     total = torch.zeros(la.shape[0], dtype=torch.float64, device=la.device)
     for levels in (la, lb):
         h_x, h_f, h_xf = _entropies(levels, lf)

@@ -98,6 +98,8 @@ class TrainConfig(LogOptions, RunOptions, OptimisationOptions, LossOptions, Netw
     def completed(self) -> TrainConfig:
         """Self with what its recipe implies, and fusion without a label: a target made by a rule."""
         whole = self._by_recipe()
+        if self.task != "fusion" and self.normalise == "auto":
+            whole = replace(whole, normalise="percentile")
         if (
             self.task != "fusion"
             or self.targets not in ((), (FUSED,))

@@ -54,7 +54,10 @@ class DataOptions:
     )
     plane: str = setting("axial", "Data", "Plane of the slices.", choices=("axial", "coronal", "sagittal"))
     normalise: str = setting(
-        "percentile", "Data", "Intensity scale of each volume.", choices=("percentile", "none")
+        "auto",
+        "Data",
+        "Intensity scale of each volume; auto: percentile, but in fusion none for PNG and colours.",
+        choices=("auto", "percentile", "none"),
     )
     percentile: float = setting(99.5, "Data", "Foreground percentile that becomes 1.", above=50, at_most=100)
     context: int = setting(
