@@ -140,7 +140,7 @@ def fuse(
                 rows = measure_fused(case.name, loaded.slices, fused, _is_png(loaded))
                 result.rows += rows + measure_decomposed(case.name, fuser.sources, loaded.slices, decomposed)
             except InputError as error:  # a tiny image must not stop the others
-                unmeasured = error
+                unmeasured = InputError(f"{error}; fused images are written, but not one could be measured")
                 result.warnings.append(f"{error}; fused, not measured")
                 warn(result.warnings[-1])
             if len(result.views) < VIEWED_CASES:
