@@ -8,11 +8,13 @@ squeezes the same values into 16..235.)
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ivan.data.cases import Case
 from ivan.data.orientation import from_canonical, to_canonical
 from ivan.data.volume import Grid, Volume, image_suffix
 from ivan.data.writing import atomic_file
@@ -75,6 +77,21 @@ def read_colours(path: str | os.PathLike[str]) -> tuple[np.ndarray, Volume] | No
         return None
     channels = [to_canonical(stored[..., c], volume.grid.affine, volume.grid.image) for c in range(3)]
     return np.ascontiguousarray(np.stack(channels, axis=-1)), volume
+
+
+def one_in_colour(case: Case, sources: Sequence[str]) -> tuple[str, np.ndarray, Volume] | None:
+    """The source of a case that is in colour, and what `read_colours` says of it; None where all are gray.
+
+    Raises:
+        InputError: two are, or a file cannot be read.
+    """
+    found = [(name, *read) for name in sources if (read := read_colours(case.files[name])) is not None]
+    if len(found) > 1:
+        names = " and ".join(name for name, _, _ in found)
+        raise InputError(
+            f"{case.name}: {names} are both in colour; expected at most one, whose colours are kept"
+        )
+    return found[0] if found else None
 
 
 def _nifti_colours(path: Path, grid: Grid) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from ivan.errors import InputError
 NORMALISATIONS = ("percentile", "none", "auto")
 # A pixel belongs to the foreground where a modality exceeds this share of its scale.
 FOREGROUND_LEVEL = 0.05
+_DARK = 1 / 15.9  # 12 bits of 16: a camera's or scanner's, written without stretching
 
 
 @dataclass(eq=False)
@@ -127,6 +128,11 @@ def load_case(
         fractions = volume.grid.format == "png" or volume.grid.colour
         scaled = normalise == "percentile" or (normalise == "auto" and not fractions)
         scale = estimated if scaled else Scale(0.0, 1.0)
+        if fractions and not scaled and normalise == "auto" and 0 < estimated.high < _DARK:
+            notes.append(
+                f"{volume.path}: nearly all values are below {100 * estimated.high:.2g} % of the full scale "
+                "(12 bits in a 16-bit PNG?) and taken as they are; --normalise percentile scales them"
+            )
         if reference is None:
             reference, data, note = volume, volume.data, ""
         else:

@@ -206,25 +206,20 @@ def _colours(case: Case, sources: Sequence[str], loaded: LoadedCase) -> tuple[st
     gray."""
     import numpy as np
 
-    from ivan.data.colour import chroma, read_colours
+    from ivan.data.colour import chroma, one_in_colour
     from ivan.data.resample import on_grid_of
     from ivan.data.volume import Volume
 
-    found = {name: read for name in sources if (read := read_colours(case.files[name])) is not None}
-    if len(found) > 1:
-        raise InputError(
-            f"{case.name}: {' and '.join(found)} are both in colour; expected at most one, whose colours are "
-            "kept"
-        )
-    for name, (rgb, volume) in found.items():
-        planes = [
-            Volume(np.ascontiguousarray(rgb[..., c]), volume.affine, volume.grid, volume.path)
-            for c in range(3)
-        ]
-        if volume.path != loaded.reference.path:
-            planes = [Volume(on_grid_of(loaded.reference, p)[0], p.affine, p.grid, p.path) for p in planes]
-        return name, chroma(np.stack([p.data for p in planes], axis=-1))
-    return None
+    found = one_in_colour(case, sources)
+    if found is None:
+        return None
+    name, rgb, volume = found
+    planes = [
+        Volume(np.ascontiguousarray(rgb[..., c]), volume.affine, volume.grid, volume.path) for c in range(3)
+    ]
+    if volume.path != loaded.reference.path:
+        planes = [Volume(on_grid_of(loaded.reference, p)[0], p.affine, p.grid, p.path) for p in planes]
+    return name, chroma(np.stack([p.data for p in planes], axis=-1))
 
 
 def _is_png(loaded: LoadedCase) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, Split, collate_slices, make_split
+from ivan.data.colour import one_in_colour
 from ivan.data.datalist import split_in
 from ivan.inference import find
 from ivan.training.config import TrainConfig
@@ -51,6 +52,8 @@ def load_data(
     if file is None and not config.roots:
         file = split_in(config.data)
     split = make_split(cases, file=file, validation=config.validation, seed=config.seed)
+    if config.task == "fusion":
+        one_in_colour(split.training[0].case, config.sources)  # said before a training, not after it
     cache_dir = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "cache"
     common: dict[str, Any] = {
         "plane": config.plane,

@@ -148,6 +148,19 @@ def test_dark_images_are_measured(tmp_path: Path) -> None:
     assert len(rows) == 4
 
 
+def test_twelve_bits_in_sixteen_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(3)
+    for name, most in (("MRI", 4096), ("PET", 65536)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(rng.integers(0, most, (16, 16), np.uint16)).save(tmp_path / name / "a.png")
+    assert fuse(tmp_path, tmp_path / "out") == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "of the full scale" in line]
+    assert len(said) == 1
+    assert str(tmp_path / "MRI" / "a.png") in said[0]
+    assert fuse(tmp_path, tmp_path / "out", "--normalise percentile") == 0
+    assert "of the full scale" not in capsys.readouterr().err
+
+
 def test_png_is_measured_in_its_own_gray_levels() -> None:
     """Q^AB/F takes angles of edges: rounding where two pixels are equal must not make some."""
     from ivan.fusion.measure import gray_levels

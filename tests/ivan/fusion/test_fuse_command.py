@@ -310,8 +310,10 @@ def test_two_colour_sources_are_refused(
     for name in ("PET", "SPECT"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "s0.png").write_bytes((images / "PET" / "s0.png").read_bytes())
-    assert ivan(f"fuse --data {tmp_path} --from PET --from SPECT --out {tmp_path / 'o'}".split()) == 2
-    assert "both in colour" in capsys.readouterr().err
+    options = f"--data {tmp_path} --from PET --from SPECT --out {tmp_path / 'o'}"
+    for command in ("fuse", "train --task fusion --validation 0"):  # a training says so before it begins
+        assert ivan(f"{command} {options}".split()) == 2
+        assert "both in colour" in capsys.readouterr().err
 
 
 def test_pairs_of_every_kind_of_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
