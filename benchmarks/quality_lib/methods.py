@@ -57,10 +57,16 @@ class Invertible(Method):
     """iVAN: the package's network, or its plain twin, with a loss recipe."""
 
     def __init__(
-        self, sources: int, targets: int, size: Size, net: Callable[..., nn.Module], **loss: Any
+        self,
+        sources: int,
+        targets: int,
+        size: Size,
+        net: Callable[..., nn.Module],
+        channels: int | None = None,
+        **loss: Any,
     ) -> None:
         super().__init__()
-        self.aug = ivan.VariableAugmentation(sources, targets)
+        self.aug = ivan.VariableAugmentation(sources, targets, channels)
         self.net = net(channels=self.aug.channels, blocks=size.blocks, growth=size.growth)
         self.options = loss
 
@@ -141,12 +147,14 @@ def build(name: str, sources: int, targets: int, size: Size, seed: int) -> Metho
     def package(**shape: Any) -> nn.Module:
         return ivan.IVAN(**shape, compute="fast", last_scale=0.1, mix_start="identity")
 
+    # Room for all modalities beside each other; the published network has max(N, M, 2) channels.
+    channels = min(sources + targets, 16)
     if name == "ivan":
-        return Invertible(sources, targets, size, package)
+        return Invertible(sources, targets, size, package, channels)
     if name == "public-twin":  # plain PyTorch, the public loss and recipe
         return PublicRecipe(sources, targets, size, EagerIVAN, recipe="public")
     if name == "public-loss":  # what the loss alone does: everything else as ours
-        return Invertible(sources, targets, size, package, recipe="public")
+        return Invertible(sources, targets, size, package, channels, recipe="public")
     if name == "unet":
         reference = Invertible(sources, targets, size, package)
         return UNets(sources, targets, _count(reference))
