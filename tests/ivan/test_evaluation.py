@@ -188,6 +188,32 @@ def test_the_protocol_of_all_cases_gives_ranges_of_counts(tmp_path: Path) -> Non
     assert result.protocols()["psnr"] == result.cases[0].protocol["psnr"]
 
 
+def test_slices_below_the_ssim_window_lose_ssim_only(tmp_path: Path) -> None:
+    """Coronal slices of four rows: every other figure is there, and it is said why SSIM is not."""
+    pair(tmp_path)
+    folders = {"prediction": tmp_path / "made", "reference": tmp_path / "real", "progress": False}
+    thin = evaluate(**folders, plane="coronal", out=tmp_path / "out")
+    whole = evaluate(**folders)
+    assert thin.left_out is None
+    assert thin.warnings == ["a: no SSIM, its slices have 16x4 pixels and the window 11x11"]
+    missing = {"ssim", "ssim_slices_std"}
+    assert set(thin.cases[0].values) == set(whole.cases[0].values) - missing
+    assert thin.cases[0].values["psnr"] == whole.cases[0].values["psnr"]
+    assert "no SSIM" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_report_of_a_training_on_thin_slices_has_images(
+    train: Callable[..., Path], caplog: pytest.LogCaptureFixture, tiny_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "thin"
+    for path in tiny_data.glob("*/*.nii.gz"):
+        image = nib.load(path)
+        write(data / path.parent.name, path.name.removesuffix(".nii.gz"), image.get_fdata()[:, :9])
+    run = train(data=str(data))
+    assert "report without images" not in caplog.text
+    assert "no SSIM, its slices have" in (run / "report.html").read_text()
+
+
 def test_slices_are_those_of_the_first_source_in_both_directions(
     train: Callable[..., Path], tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

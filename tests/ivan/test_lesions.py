@@ -83,6 +83,30 @@ def test_files(heads: tuple[Path, Path, np.ndarray, np.ndarray], capsys: pytest.
     assert (made / "evaluation/metrics.csv").read_text().splitlines()[0].count("lesion_mae") == 1
 
 
+def test_what_has_no_mask_and_what_a_mean_counts_is_said(
+    heads: tuple[Path, Path, np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Case b has no mask, c an empty one: the means of brain and lesions are over other cases than PSNR's."""
+    real, made, _, values = heads
+    save(real / "T2/c.nii.gz", values)
+    save(made / "T2/c.nii.gz", values + 1)
+    save(real / "lesion/c.nii.gz", np.zeros(values.shape))
+    assert ivan(f"evaluate --prediction {made} --reference {real} --lesions lesion".split()) == 0
+    found = json.loads((made / "evaluation/metrics.json").read_text())
+    assert found["warnings"] == [
+        "b: no lesion mask, no figures of brain and lesions",
+        "c: its lesion mask is empty in the measured slices, no figures of lesions",
+    ]
+    counts = found["means"][0]["counts"]
+    assert counts["brain_psnr"] == 2
+    assert counts["lesion_psnr"] == counts["lesion_contrast"] == 1
+    assert "psnr" not in counts
+    assert found["protocol"]["brain"] == "reference above 0.05 of its scale"
+    said = capsys.readouterr().out
+    assert "(of 1)" in said
+    assert "(of 2)" in said
+
+
 def test_run_and_masks_on_another_grid(tiny_run: Path, tiny_data: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -93,7 +117,9 @@ def test_run_and_masks_on_another_grid(tiny_run: Path, tiny_data: Path, tmp_path
     lesion = np.zeros(image.shape)
     lesion[5:8, 4:7, 1] = 1
     save(data / "lesion" / "sub-01.nii.gz", lesion, image.affine)
-    wanted = evaluate(run=tiny_run, data=data, lesions="lesion", device="cpu").cases
+    result = evaluate(run=tiny_run, data=data, lesions="lesion", device="cpu")
+    assert "sub-00: no lesion mask, no figures of brain and lesions" in result.warnings
+    wanted = result.cases
     found = {(r.case, r.direction): r.values for r in wanted}
     assert "lesion_mae" in found["sub-01", "forward"]
     assert "lesion_mae" in found["sub-01", "inverse"]

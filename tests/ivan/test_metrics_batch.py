@@ -41,6 +41,17 @@ def test_golden_values_of_a_batch(shared, kind):
 
 
 @pytest.mark.parametrize("kind", ["numpy", *DEVICES])
+def test_flat_images_of_a_batch_are_as_sharp_as_each_other(kind):
+    flat, image = np.zeros((1, 1, 12, 12)), np.random.default_rng(0).random((1, 1, 12, 12))
+    reference, prediction = np.concatenate([flat, flat, image]), np.concatenate([flat, image, flat])
+    found = metrics.synthesis_metrics(as_kind(reference, kind), as_kind(prediction, kind), 1.0)
+    for name in ("sharpness_ag", "sharpness_sf"):
+        assert [float(value) for value in found[name].flatten()] == [1.0, np.inf, 0.0]
+    small = metrics.synthesis_metrics(as_kind(image, kind), as_kind(image, kind), 1.0, with_ssim=False)
+    assert set(found) - set(small) == {"ssim"}
+
+
+@pytest.mark.parametrize("kind", ["numpy", *DEVICES])
 def test_a_batch_is_its_images_one_by_one_and_says_how(kind):
     rng = np.random.default_rng(0)
     batch = rng.integers(0, 256, (3, 2, 3, 14, 15)).astype(np.float64)  # three images of [N=2, C=3]

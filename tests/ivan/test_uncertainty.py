@@ -106,7 +106,9 @@ def test_better_than_chance_on_an_unseen_case(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert ivan(line.split()) == 0
     assert "0 is chance" in capsys.readouterr().out
-    values = json.loads((run / "evaluation" / "metrics.json").read_text())["cases"][0]["values"]
+    row = json.loads((run / "evaluation" / "metrics.json").read_text())["cases"][0]
+    assert "reference exceeds 0.05 of its scale" in row["protocol"]["uncertainty_aurg"]  # which mask
+    values = row["values"]
     assert values["uncertainty_spearman"] > 0.3
     assert values["uncertainty_aurg"] > 0.2
     assert values["uncertainty_ause"] < 0.6  # chance would leave all that is possible

@@ -146,11 +146,15 @@ def show(result: Evaluation) -> None:
     protocols = result.protocols()
     columns = [column for column in COLUMNS if column[0] in protocols]
 
-    def cells(values: dict[str, float]) -> list[str]:
-        return [
-            "-" if key not in values else f"{values[key]:.2f}" if unit == "dB" else f"{values[key]:.4f}"
-            for key, _, unit, _ in columns
-        ]
+    def cells(values: dict[str, float], counts: dict[str, int] | None = None) -> list[str]:
+        found = []
+        for key, _, unit, _ in columns:
+            text = (
+                "-" if key not in values else f"{values[key]:.2f}" if unit == "dB" else f"{values[key]:.4f}"
+            )
+            # A mean over fewer cases than its row says, such as those that have a lesion.
+            found.append(f"{text} (of {counts[key]})" if counts and key in counts else text)
+        return found
 
     rows = [
         (
@@ -160,7 +164,7 @@ def show(result: Evaluation) -> None:
         for row in result.cases
     ]
     means = [
-        ((_mean_of(mean["cases"]), mean["direction"], mean["target"]), cells(mean["values"]))
+        ((_mean_of(mean["cases"]), mean["direction"], mean["target"]), cells(mean["values"], mean["counts"]))
         for mean in result.means()
     ]
     titles = [f"{label} {unit}".strip() for _, label, unit, _ in columns]

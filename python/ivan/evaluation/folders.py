@@ -11,11 +11,13 @@ from ivan.evaluation.measure import (
     MASK_LEVEL,
     VIEWED_CASES,
     check_lesions,
+    lesion_lines,
     lesion_mask,
     lesion_numbers,
     mask_words,
     measure,
     ranges_of,
+    ssim_line,
 )
 from ivan.evaluation.result import CaseMetrics, Evaluation
 
@@ -64,6 +66,8 @@ def evaluate_folders(
         jobs += [(made[r.case.name], r) for r in ranges_of([pair.case for pair in pairs], split, slices)]
     rows: list[CaseMetrics] = []
     views: list[Any] = []
+    missing: list[str] = []
+    held: dict[str, bool | None] = {}
     left_out = LeftOut(len(jobs))
     with progress_over(jobs, "evaluating", progress) as (items, say):
         for pair, chosen in items:
@@ -74,15 +78,19 @@ def evaluate_folders(
                 inside = real[0].data[cut] > level if mask == "foreground" else None
                 a, b = real[1].apply(real[0].data), made_of[1].apply(made_of[0].data)
                 values, protocol = measure(a[cut], b[cut], span, inside, variant, axis, str(real[0].path))
+                masked: bool | None = None
                 if (file := chosen.case.files.get(lesions)) is not None:
                     normal = (level - real[1].low) / (real[1].high - real[1].low)
                     masks = slices_to_volume(lesion_mask(file, real[0], plane), plane)
+                    masked = bool(masks[cut].any())
                     numbers, said = lesion_numbers(a[cut], b[cut], masks[cut], normal, span)
                     values, protocol = {**values, **numbers}, {**protocol, **said}
             except InputError as error:  # one bad file must not cost the numbers of the others
                 left_out.add(f"{pair.modality} of {chosen.case.name}", error)
                 continue
             left_out.done()
+            held[chosen.case.name] = held.get(chosen.case.name) or masked
+            missing += ssim_line(chosen.case.name, values, a[cut].shape, axis, variant)
             rows.append(CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol))
             if len(views) < VIEWED_CASES:
                 views.append(_view(pair, real[0], a, b, plane, (start, stop)))
@@ -101,7 +109,10 @@ def evaluate_folders(
         "prediction": str(prediction),
         "reference": str(reference),
     }
-    return Evaluation(rows, common, views, [*unpaired, *left_out.lines], failure)
+    if lesions:
+        common |= {"brain": mask_words("foreground"), "lesions": f"voxels of {lesions} that are not 0"}
+        missing += lesion_lines(held.items(), lesions)
+    return Evaluation(rows, common, views, [*unpaired, *left_out.lines, *dict.fromkeys(missing)], failure)
 
 
 def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> tuple[list[Pair], list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MASKS = ("none", "foreground")
 MASK_LEVEL = 0.05  # of the reference's scale: the level at which a pixel counts as foreground
 VIEWED_CASES = 3  # whose images a report shows
+SSIM_WINDOWS = {"wang": 11, "uniform7": 7, "notes": 11}  # pixels a side, by variant
 
 
 def mask_words(mask: str) -> str:
@@ -53,13 +54,36 @@ def measure(
     axis: int,
     what: str,
 ) -> tuple[dict[str, float], dict[str, str]]:
+    """Every figure of a case, and how each was measured; without SSIM where slices are below its window
+    (`ssim_line` says so). Raises InputError that names `what`.
+    """
     from ivan.metrics import protocols, synthesis_metrics
 
+    sides = [n for i, n in enumerate(reference.shape) if i != axis]
     try:
-        found = synthesis_metrics(reference, prediction, span, mask=mask, variant=variant, axis=axis)
+        found = synthesis_metrics(
+            reference,
+            prediction,
+            span,
+            mask=mask,
+            variant=variant,
+            axis=axis,
+            with_ssim=min(sides) >= SSIM_WINDOWS[variant],
+        )
     except InputError as error:
         raise InputError(f"{what}: {error}") from None
     return {name: float(value) for name, value in found.items()}, protocols(found)
+
+
+def ssim_line(
+    case: str, values: dict[str, float], shape: Sequence[int], axis: int, variant: str
+) -> list[str]:
+    """A line that says why a case has no SSIM; none where it has one."""
+    if "ssim" in values:
+        return []
+    height, width = (n for i, n in enumerate(shape) if i != axis)
+    need = SSIM_WINDOWS[variant]
+    return [f"{case}: no SSIM, its slices have {height}x{width} pixels and the window {need}x{need}"]
 
 
 def lesion_mask(path: Path, like: Volume, plane: str) -> np.ndarray:
@@ -99,6 +123,28 @@ def check_lesions(cases: Sequence[Any], name: str) -> None:
             f"--lesions: no case has a '{name}' file; name masks as modalities, {name}/case.nii.gz or "
             f"case_{name}.nii.gz"
         )
+
+
+def lesion_lines(cases: Iterable[tuple[str, bool | None]], name: str) -> list[str]:
+    """What a report says of cases without figures of lesions: (case, whether its mask holds a voxel of the
+    measured slices, None without a mask)."""
+    words = {
+        None: f"no {name} mask, no figures of brain and lesions",
+        False: f"its {name} mask is empty in the measured slices, no figures of lesions",
+    }
+    return [f"{case}: {words[held]}" for case, held in cases if held is not True]
+
+
+def uncertainty_numbers(
+    reference: np.ndarray, prediction: np.ndarray, doubt: np.ndarray
+) -> tuple[dict[str, float], dict[str, str]]:
+    """How `doubt` ranks the errors where the reference exceeds `MASK_LEVEL`."""
+    from ivan.metrics import protocols, uncertainty_ranking
+
+    found = uncertainty_ranking(reference, prediction, doubt, reference > MASK_LEVEL)
+    where = f"where the reference exceeds {MASK_LEVEL:g} of its scale"
+    said = {key: text.replace("inside the mask", where) for key, text in protocols(found).items()}
+    return {name: float(value) for name, value in found.items()}, said
 
 
 def spacing(volume: Any) -> tuple[float, float, float]:

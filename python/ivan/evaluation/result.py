@@ -77,7 +77,8 @@ class Evaluation:
     left_out: InputError | None = None
 
     def means(self) -> list[dict[str, Any]]:
-        """Mean over cases for each direction and target, with the number of cases."""
+        """Mean over cases for each direction and target, with the number of cases; `counts` has the number
+        for those metrics that not all of them have, such as errors inside lesions."""
         groups: dict[tuple[str, str], list[CaseMetrics]] = {}
         for row in self.cases:
             groups.setdefault((row.direction, row.target), []).append(row)
@@ -87,6 +88,7 @@ class Evaluation:
                 "target": target,
                 "cases": len(rows),
                 "values": _means([row.values for row in rows]),
+                "counts": _fewer([row.values for row in rows]),
             }
             for (direction, target), rows in groups.items()
         ]
@@ -220,6 +222,12 @@ def _means(rows: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each number over the rows that have it."""
     found = {name: [row[name] for row in rows if name in row] for row in rows for name in row}
     return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+def _fewer(rows: list[dict[str, float]]) -> dict[str, int]:
+    """How many rows have a number, for the numbers that some rows lack."""
+    counts = {name: sum(name in row for row in rows) for row in rows for name in row}
+    return {name: count for name, count in counts.items() if count < len(rows)}
 
 
 def plain(value: Any) -> Any:

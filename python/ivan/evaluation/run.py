@@ -12,12 +12,15 @@ from ivan.evaluation.measure import (
     MASK_LEVEL,
     VIEWED_CASES,
     check_lesions,
+    lesion_lines,
     lesion_mask,
     lesion_numbers,
     mask_words,
     measure,
     ranges_of,
     spacing,
+    ssim_line,
+    uncertainty_numbers,
 )
 from ivan.evaluation.result import CaseMetrics, Evaluation
 
@@ -128,6 +131,11 @@ def evaluate_cases(
         "clipping": "predictions below 0 are set to 0 where the training images had no negative values",
         "checkpoint": str(predictor.origin),
     }
+    if lesions:
+        found.protocol |= {
+            "brain": mask_words("foreground"),
+            "lesions": f"voxels of {lesions} that are not 0",
+        }
     found.warnings = [*left_out.lines, *dict.fromkeys(found.warnings)]
     return found
 
@@ -146,7 +154,6 @@ def _evaluate_case(
     """Add a case's numbers, warnings and images to `found`; nothing where it cannot be used (InputError)."""
     import numpy as np
 
-    from ivan.metrics import Metric, protocols, uncertainty_ranking
     from ivan.report import CaseResult, Synthesis
     from ivan.suspicion import clipping_lines
     from ivan.uncertainty import has_spare_channels, predict_with_uncertainty
@@ -159,6 +166,13 @@ def _evaluate_case(
     chosen = loaded.slices[start:stop]
     rows: list[CaseMetrics] = []
     warnings: list[str] = [*loaded.notes]
+    lesion_file = item.case.files.get(lesions)
+    inside_lesions: np.ndarray | None = None
+    if lesion_file is not None:
+        inside_lesions = lesion_mask(lesion_file, loaded.reference, config.plane)[start:stop]
+    if lesions:
+        held = None if inside_lesions is None else bool(inside_lesions.any())
+        warnings += lesion_lines([(item.case.name, held)], lesions)
     viewed = len(found.views) < VIEWED_CASES
     images = {name: loaded.to_volume(loaded.slices[:, i]) for name, i in at.items()} if viewed else {}
     syntheses: list[Synthesis] = []
@@ -172,23 +186,19 @@ def _evaluate_case(
         else:
             predicted = predictor.predict(shown, inverse, (start, stop), clipped)
         warnings += predictor.suspicions(loaded, given) + clipping_lines(item.case.name, clipped)
-        lesion_file = item.case.files.get(lesions)
         word = "inverse" if inverse else "forward"
         for index, name in enumerate(names):
             real = chosen[:, at[name]]
             inside = real > MASK_LEVEL if mask == "foreground" else None
             what = f"{item.case.files[name]} ({word})"
             values, protocol = measure(real, predicted[:, index], 1.0, inside, variant, 0, what)
-            more: dict[str, Metric] = {}
-            if lesion_file is not None:
-                inside_lesions = lesion_mask(lesion_file, loaded.reference, config.plane)[start:stop]
+            warnings += ssim_line(item.case.name, values, real.shape, 0, variant)
+            if inside_lesions is not None:
                 numbers, said = lesion_numbers(real, predicted[:, index], inside_lesions, MASK_LEVEL, 1.0)
                 values, protocol = {**values, **numbers}, {**protocol, **said}
             if doubt is not None:
-                brain = real > MASK_LEVEL
-                more = uncertainty_ranking(real, predicted[:, index], doubt[:, index], brain)
-            values |= {name: float(value) for name, value in more.items()}
-            protocol |= protocols(more)
+                numbers, said = uncertainty_numbers(real, predicted[:, index], doubt[:, index])
+                values, protocol = {**values, **numbers}, {**protocol, **said}
             seen = any(item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, []))
             rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
         for index, name in enumerate(names if viewed else ()):

@@ -69,6 +69,7 @@ def synthesis_metrics(
     mask: Array | None = None,
     variant: str = "wang",
     axis: int = -1,
+    with_ssim: bool = True,
 ) -> dict[str, Any]:
     """Everything that a report on one case prints.
 
@@ -81,6 +82,7 @@ def synthesis_metrics(
             and AG; SSIM as ``wang``).
         axis: counts the slices; the last by default (axial slices of RAS volumes). Of a batch it has no
             meaning.
+        with_ssim: False leaves SSIM out, for slices that are smaller than its window.
 
     Returns:
         Metrics by name, each with `Metric.protocol`: ``psnr`` and ``nmse`` over the volume, ``ssim`` mean
@@ -97,7 +99,7 @@ def synthesis_metrics(
     ssim_variant = "wang" if variant == "notes" else variant
     formula = "notes" if variant == "notes" else "default"
     if as_tensor(reference, "reference").ndim == 4:
-        return _batch_metrics(reference, prediction, data_range, mask, ssim_variant, formula)
+        return _batch_metrics(reference, prediction, data_range, mask, ssim_variant, formula, with_ssim)
     per_psnr = over_slices(psnr, reference, prediction, axis=axis, mask=mask, data_range=data_range)
     per_nmse = over_slices(nmse, reference, prediction, axis=axis, mask=mask, variant=formula)
     result = {
@@ -108,9 +110,10 @@ def synthesis_metrics(
         "nmse_slices_mean": per_nmse.mean,
         "nmse_slices_std": per_nmse.std,
     }
-    per_ssim = _ssim_over_slices(reference, prediction, data_range, mask, ssim_variant, axis)
-    result["ssim"] = per_ssim.mean
-    result["ssim_slices_std"] = per_ssim.std
+    if with_ssim:
+        per_ssim = _ssim_over_slices(reference, prediction, data_range, mask, ssim_variant, axis)
+        result["ssim"] = per_ssim.mean
+        result["ssim_slices_std"] = per_ssim.std
     result |= sharpness_ratios(reference, prediction, axis=axis, variant=formula)
     shape = as_tensor(reference, "reference").shape
     if len(shape) == 3 and shape[axis] > 1 and (mask is None or _touching(mask, axis)):
@@ -125,14 +128,21 @@ def _touching(mask: Array, axis: int) -> bool:
 
 
 def _batch_metrics(
-    reference: Array, prediction: Array, data_range: float, mask: Array | None, variant: str, formula: str
+    reference: Array,
+    prediction: Array,
+    data_range: float,
+    mask: Array | None,
+    variant: str,
+    formula: str,
+    with_ssim: bool,
 ) -> dict[str, Any]:
     """`synthesis_metrics` of each image of a batch ``[N, C, H, W]``."""
     result = {
         "psnr": psnr(reference, prediction, data_range=data_range, mask=mask),
         "nmse": nmse(reference, prediction, mask=mask, variant=formula),
-        "ssim": ssim(reference, prediction, data_range=data_range, mask=mask, variant=variant),
     }
+    if with_ssim:
+        result["ssim"] = ssim(reference, prediction, data_range=data_range, mask=mask, variant=variant)
     numpy = not isinstance(reference, Tensor) and not isinstance(prediction, Tensor)
     for name, word, measured in (
         ("sharpness_ag", f"AG variant {formula}", partial(average_gradient, variant=formula)),
@@ -140,7 +150,9 @@ def _batch_metrics(
     ):
         real, made = (torch.as_tensor(measured(x)) for x in (reference, prediction))
         note = f"{word}, prediction / reference, no mask, each image"
-        result[name] = of_batch(made.to(real.device) / real, note, numpy)
+        made = made.to(real.device)
+        both_flat = (made == 0) & (real == 0)  # as sharp as each other, and not 0 / 0
+        result[name] = of_batch(torch.where(both_flat, torch.ones_like(real), made / real), note, numpy)
     return result
 
 
