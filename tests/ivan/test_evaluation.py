@@ -214,6 +214,12 @@ def test_the_report_of_a_training_on_thin_slices_has_images(
     assert "no SSIM, its slices have" in (run / "report.html").read_text()
 
 
+def test_raw_values_without_normalisation_are_told(train: Callable[..., Path], tiny_data: Path) -> None:
+    said = "with --normalise none, where 1 counts as the span"
+    assert said in (train("raw", normalise="none") / "report.html").read_text()
+    assert said not in (train("divided") / "report.html").read_text()
+
+
 def test_slices_are_those_of_the_first_source_in_both_directions(
     train: Callable[..., Path], tiny_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

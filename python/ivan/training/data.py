@@ -21,6 +21,8 @@ from ivan.training.files import replace_json
 if TYPE_CHECKING:
     import numpy as np
 
+_MOST_RAW = 3.0  # bright foreground of images in which 1 is the span
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -95,10 +97,26 @@ def load_data(
     if split.validation:
         validation = SliceDataset(split.validation, config.sources, config.targets, training=False, **common)
     read = dict.fromkeys([*training.notes, *(validation.notes if validation else [])])
+    if config.normalise == "none":
+        read |= dict.fromkeys(_raw_values(training))
     if on_case:
         for note in read:
             on_case(note)
     return RunData(split, training, validation, (*cases.skipped, *cases.notes, *read))
+
+
+def _raw_values(training: SliceDataset) -> list[str]:
+    """One line for each modality whose values are far from the span of 1 that loss and figures assume."""
+    found: dict[str, float] = {}
+    for profiles in training.profiles.values():
+        for name, profile in profiles.items():
+            found[name] = max(found.get(name, 0.0), profile.levels[-1])
+    return [
+        f"{name}: values about {high:.4g} with --normalise none, where 1 counts as the span of the images "
+        "(loss, PSNR, SSIM); use --normalise percentile, or divide them first"
+        for name, high in found.items()
+        if high > _MOST_RAW
+    ]
 
 
 def target_of(config: TrainConfig) -> Callable[[np.ndarray], np.ndarray] | None:
