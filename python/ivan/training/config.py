@@ -63,6 +63,8 @@ class TrainConfig(LogOptions, RunOptions, OptimisationOptions, LossOptions, Netw
             )
         if self.channels and self.channels < needed:
             raise InputError(f"--channels: {self.channels} given, these modalities need at least {needed}")
+        if self.channels > MOST_CHANNELS:
+            raise InputError(f"--channels: {self.channels} given, at most {MOST_CHANNELS} are possible")
         if self.coupling_split >= max(self.channels, needed):
             raise InputError(
                 f"--coupling-split: {self.coupling_split} given, "

@@ -261,3 +261,18 @@ def test_resume_takes_the_images_given_now(train: Callable[..., Path], tiny_data
     train(resume=True, roots=roots, max_steps=3)
     config = TrainConfig.read(run / "config.json")
     assert (config.data, config.roots) == ("", roots)
+
+
+@pytest.mark.parametrize(("channels", "words"), [(2, "at least 3"), (17, "at most 16")])
+def test_impossible_channels_are_refused_before_any_image_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], channels: int, words: str
+) -> None:
+    from ivan.cli import run as ivan
+
+    line = (
+        f"train --data {tmp_path / 'none'} --from T1 --from PD --from FLAIR --to T2 --out {tmp_path / 'run'}"
+    )
+    assert ivan([*line.split(), "--channels", str(channels)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
