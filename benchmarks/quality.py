@@ -196,7 +196,7 @@ def measure_again(args: argparse.Namespace) -> None:
     from quality_lib.measure import measure, predictors, tables
     from quality_lib.methods import UNTRAINED, Size, build
     from quality_lib.plans import describe
-    from quality_lib.results import collect
+    from quality_lib.results import collect, same
 
     from ivan.benchmark.machine import commit
     from ivan.errors import InputError
@@ -206,8 +206,7 @@ def measure_again(args: argparse.Namespace) -> None:
     results = args.results or args.out / "results"
     for run in collect(results):
         name = f"{run['method']}-seed{run['seed']}"
-        if run["plan"] != describe(plan):
-            raise InputError(f"{results / name}.json: is of another experiment; choose another --results")
+        same(results / f"{name}.json", run, describe(plan), run["settings"], "asked")
         torch.set_num_threads(run["machine"]["threads"])
         if run["method"] in UNTRAINED:
             forward, reverse = tables(plan, smooth=run["method"] == "table+tv")
@@ -221,11 +220,11 @@ def measure_again(args: argparse.Namespace) -> None:
             method = build(run["method"], len(plan.sources), len(plan.targets), size, run["seed"])
             assert method is not None  # it applied when it was trained
             try:
-                same = kept["plan"] == run["plan"] and kept["step"] == run["training"]["steps"]
+                fitting = kept["plan"] == run["plan"] and kept["step"] == run["training"]["steps"]
                 method.load_state_dict(kept["model"])
             except RuntimeError:  # of another method
-                same = False
-            if not same:
+                fitting = False
+            if not fitting:
                 raise InputError(
                     f"{checkpoint}: not the weights of {results / name}.json; choose the --out in which they "
                     "were trained"

@@ -134,11 +134,7 @@ def test_results_are_kept_apart_and_added_to(
 
 
 def test_finished_runs_are_measured_again(
-    quality: Any,
-    ixi: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    quality: Any, ixi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From their weights, without training; what was trained elsewhere stays as it is."""
     out, plan = tmp_path / "out", ["ixi", "--data", str(ixi), "--from", "T1", "--to", "T2"]

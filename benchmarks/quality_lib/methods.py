@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import ivan
 from ivan.errors import InputError
+from ivan.training.config import MOST_CHANNELS
 
 LEVELS = 3  # down-samplings of the U-Net
 
@@ -148,7 +149,7 @@ def build(name: str, sources: int, targets: int, size: Size, seed: int) -> Metho
         return ivan.IVAN(**shape, compute="fast", last_scale=0.1, mix_start="identity")
 
     # Room for all modalities beside each other; the published network has max(N, M, 2) channels.
-    channels = min(sources + targets, 16)
+    channels = min(sources + targets, MOST_CHANNELS)
     if name == "ivan":
         return Invertible(sources, targets, size, package, channels)
     if name == "public-twin":  # plain PyTorch, the public loss and recipe

@@ -128,7 +128,7 @@ def load_case(
         fractions = volume.grid.format == "png" or volume.grid.colour
         scaled = normalise == "percentile" or (normalise == "auto" and not fractions)
         scale = estimated if scaled else Scale(0.0, 1.0)
-        if fractions and not scaled and normalise == "auto" and 0 < estimated.high < _DARK:
+        if fractions and normalise == "auto" and 0 < estimated.high < _DARK:
             notes.append(
                 f"{volume.path}: nearly all values are below {100 * estimated.high:.2g} % of the full scale "
                 "(12 bits in a 16-bit PNG?) and taken as they are; --normalise percentile scales them"

@@ -14,6 +14,7 @@ from ivan.evaluation.measure import (
     lesion_lines,
     lesion_mask,
     lesion_numbers,
+    lesion_protocol,
     mask_words,
     measure,
     ranges_of,
@@ -110,7 +111,7 @@ def evaluate_folders(
         "reference": str(reference),
     }
     if lesions:
-        common |= {"brain": mask_words("foreground"), "lesions": f"voxels of {lesions} that are not 0"}
+        common |= lesion_protocol(lesions)
         missing += lesion_lines(held.items(), lesions)
     return Evaluation(rows, common, views, [*unpaired, *left_out.lines, *dict.fromkeys(missing)], failure)
 

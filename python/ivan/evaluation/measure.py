@@ -125,6 +125,11 @@ def check_lesions(cases: Sequence[Any], name: str) -> None:
         )
 
 
+def lesion_protocol(name: str) -> dict[str, str]:
+    """Which voxels the figures of brain and lesions are of."""
+    return {"brain": mask_words("foreground"), "lesions": f"voxels of {name} that are not 0"}
+
+
 def lesion_lines(cases: Iterable[tuple[str, bool | None]], name: str) -> list[str]:
     """What a report says of cases without figures of lesions: (case, whether its mask holds a voxel of the
     measured slices, None without a mask)."""

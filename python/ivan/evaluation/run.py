@@ -15,6 +15,7 @@ from ivan.evaluation.measure import (
     lesion_lines,
     lesion_mask,
     lesion_numbers,
+    lesion_protocol,
     mask_words,
     measure,
     ranges_of,
@@ -132,10 +133,7 @@ def evaluate_cases(
         "checkpoint": str(predictor.origin),
     }
     if lesions:
-        found.protocol |= {
-            "brain": mask_words("foreground"),
-            "lesions": f"voxels of {lesions} that are not 0",
-        }
+        found.protocol |= lesion_protocol(lesions)
     found.warnings = [*left_out.lines, *dict.fromkeys(found.warnings)]
     return found
 

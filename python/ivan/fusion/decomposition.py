@@ -46,7 +46,7 @@ def decompose(
     predictor = fusion_predictor(run, checkpoint, device, pixels)
     digest = states.weights_digest(predictor.model)
     cases = find_cases(data, [FUSED])
-    alone = [case.name for case in cases if not _state_of(data, case).exists()]
+    alone = [case.name for case in cases if not states.state_path(data, case.name).exists()]
     if alone:
         many = f"{alone[0]} and {len(alone) - 1} more have" if len(alone) > 1 else f"{alone[0]} has"
         warn(
@@ -59,10 +59,6 @@ def decompose(
     return write_each(cases, "decomposing", progress, write)
 
 
-def _state_of(data: Path, case: Case) -> Path:
-    return data / states.FOLDER / f"{case.name}{states.SUFFIX}"
-
-
 def _decompose_case(predictor: Predictor, case: Case, data: Path, out: Path, digest: str) -> list[Path]:
     """Write the sources of one fused image; `digest`: of the weights that its state must belong to."""
     from ivan.data import read_volume, write_volume
@@ -71,7 +67,7 @@ def _decompose_case(predictor: Predictor, case: Case, data: Path, out: Path, dig
     fused, plane = case.files[FUSED], predictor.config.plane
     image = read_volume(fused, allow_constant=True, luma=True)
     slices = published(fused, plane)
-    where = _state_of(data, case)
+    where = states.state_path(data, case.name)
     kept = None
     if where.exists():
         shape = (slices.shape[0], slices.shape[2], slices.shape[3])

@@ -93,6 +93,7 @@ def fuse(
     cases = find(fuser.sources, data, roots)
     keep_images(out, [FUSED, *(METHODS if baselines else ())], cases, fuser.sources[0])
     left_out = LeftOut(len(cases))
+    weights = states.weights_digest(predictor.model) if predictor else ""
     cut: list[tuple[float, float]] = []  # by `_write_colours`, of every case in colour
     with progress_over(cases, "fusing", progress) as (items, say):
         for case in items:
@@ -125,13 +126,12 @@ def fuse(
                 result.files.append(path)
                 say(f"wrote {path}")
             decomposed: dict[str, np.ndarray] = {}
-            where = out / states.FOLDER / f"{case.name}{states.SUFFIX}"
+            where = states.state_path(out, case.name)
             if predictor is None or not state:
                 states.remove_state(where)
             if predictor is not None and output is not None:
                 path = out / FUSED / f"{case.name}{suffix}"
-                digests = states.weights_digest(predictor.model), states.file_digest(path)
-                kept = states.State(output, loaded.scales, *digests)
+                kept = states.State(output, loaded.scales, weights, states.file_digest(path))
                 if state:
                     result.files.append(states.write_state(where, kept))
                 image = published(path, loaded.plane)

@@ -47,6 +47,11 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def state_path(folder: Path, case: str) -> Path:
+    """Where the state of a case lies in a folder of fused images."""
+    return folder / FOLDER / f"{case}{SUFFIX}"
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ivan.cli import run as ivan
+
 AFFINE = np.diag([-1.0, 1.0, 2.0, 1.0])
 
 
@@ -45,3 +47,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(np.rint(gray[::-1] * 255).astype(np.uint8)).save(root / "MRI" / f"s{index}.png")
         Image.fromarray(np.rint(colours * 255).astype(np.uint8)).save(root / "PET" / f"s{index}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def fusion_run(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network trained on `volumes`."""
+    run = tmp_path_factory.mktemp("runs") / "fusion"
+    options = "--blocks 1 --growth 4 --epochs 2 --no-tensorboard --device cpu --threads 1 --quiet"
+    line = f"train --task fusion --data {volumes} --from MRI --from CT --out {run} {options}"
+    assert ivan(line.split()) == 0
+    return run

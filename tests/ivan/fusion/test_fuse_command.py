@@ -17,15 +17,6 @@ from ivan.cli import run as ivan
 from ivan.data.colour import chroma, luma
 
 
-@pytest.fixture(scope="module")
-def fusion_run(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "fusion"
-    options = "--blocks 1 --growth 4 --epochs 2 --no-tensorboard --device cpu --threads 1 --quiet"
-    line = f"train --task fusion --data {volumes} --from MRI --from CT --out {run} {options}"
-    assert ivan(line.split()) == 0
-    return run
-
-
 def levels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"), float) / 255
 

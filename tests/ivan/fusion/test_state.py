@@ -12,15 +12,6 @@ from PIL import Image
 from ivan.cli import run as ivan
 
 
-@pytest.fixture(scope="module")
-def fusion_run(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "fusion"
-    options = "--blocks 1 --growth 4 --epochs 1 --no-tensorboard --device cpu --threads 1 --quiet"
-    line = f"train --task fusion --data {volumes} --from MRI --from CT --out {run} {options}"
-    assert ivan(line.split()) == 0
-    return run
-
-
 def fuse(run: Path, data: Path, out: Path, more: str = "") -> int:
     return ivan(f"fuse --run {run} --data {data} --out {out} --device cpu --quiet {more}".split())
 
