@@ -6,6 +6,7 @@
     python benchmarks/quality.py run ixi       --out runs/q-ixi --data IXI --from T1 --to T2
     python benchmarks/quality.py run folder    --out runs/q --data DIR --split FILE --from T1 --to T2
     python benchmarks/quality.py measure ms    --out runs/q-ms       finished runs again, without training
+    python benchmarks/quality.py headroom ms   --out runs/q-ms       what averaging could still bring
     python benchmarks/quality.py report        --out runs/q-ms       table.md and figure.png of what is there
 
 Every method sees the same slices in the same order with the same augmentation and trains for --minutes of its
@@ -48,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as PyTorch chooses")
     again = commands.add_parser("measure", help="measure finished runs again from their checkpoints")
     add_experiment(again)
+    more = commands.add_parser("headroom", help="what averaging and intensities could still bring to them")
+    add_experiment(more)
     report = commands.add_parser("report", help="table and figure of what was run")
     report.add_argument("--out", type=Path, required=True, help="folder for table.md and figure.png")
     report.add_argument("--results", type=Path, help="folder of the finished runs (default: OUT/results)")
@@ -190,50 +193,76 @@ def run_all(args: argparse.Namespace) -> None:
             print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
 
 
-def measure_again(args: argparse.Namespace) -> None:
-    """New figures for every finished run whose weights are in OUT; its training stays as it was recorded."""
+def finished(args: argparse.Namespace) -> Any:
+    """The experiment, the folder of its results, and a generator of its finished runs whose weights are in
+    OUT: (METHOD-seedN, result, forward, reverse).
+
+    Raises:
+        InputError: results of another experiment, or weights that are not those of the result.
+    """
     import torch
-    from quality_lib.measure import measure, predictors, tables
-    from quality_lib.methods import UNTRAINED, Size, build
+    from quality_lib.measure import predictors, tables
+    from quality_lib.methods import UNTRAINED
     from quality_lib.plans import describe
     from quality_lib.results import collect, same
+    from quality_lib.train import trained
+
+    plan = plan_of(args)
+    results = args.results or args.out / "results"
+
+    def each() -> Any:
+        for run in collect(results):
+            name = f"{run['method']}-seed{run['seed']}"
+            same(results / f"{name}.json", run, describe(plan), run["settings"], "asked")
+            torch.set_num_threads(run["machine"]["threads"])
+            if run["method"] in UNTRAINED:
+                yield name, run, *tables(plan, smooth=run["method"] == "table+tv")
+                continue
+            checkpoint = args.out / "checkpoints" / f"{name}.pt"
+            if checkpoint.is_file():
+                yield name, run, *predictors(trained(run, plan, checkpoint))
+            else:
+                print(f"{name}: no {checkpoint}, passed by", flush=True)
+
+    return plan, results, each()
+
+
+def measure_again(args: argparse.Namespace) -> None:
+    """New figures for every finished run whose weights are in OUT; its training stays as it was recorded."""
+    from quality_lib.measure import measure
 
     from ivan.benchmark.machine import commit
-    from ivan.errors import InputError
     from ivan.training.files import replace_json
 
-    plan, code = plan_of(args), commit()
-    results = args.results or args.out / "results"
-    for run in collect(results):
-        name = f"{run['method']}-seed{run['seed']}"
-        same(results / f"{name}.json", run, describe(plan), run["settings"], "asked")
-        torch.set_num_threads(run["machine"]["threads"])
-        if run["method"] in UNTRAINED:
-            forward, reverse = tables(plan, smooth=run["method"] == "table+tv")
-        else:
-            checkpoint = args.out / "checkpoints" / f"{name}.pt"
-            if not checkpoint.is_file():
-                print(f"{name}: no {checkpoint}, left as it is", flush=True)
-                continue
-            kept = torch.load(checkpoint, weights_only=True)
-            size = Size(**run["settings"]["size"])
-            method = build(run["method"], len(plan.sources), len(plan.targets), size, run["seed"])
-            assert method is not None  # it applied when it was trained
-            try:
-                fitting = kept["plan"] == run["plan"] and kept["step"] == run["training"]["steps"]
-                method.load_state_dict(kept["model"])
-            except RuntimeError:  # of another method
-                fitting = False
-            if not fitting:
-                raise InputError(
-                    f"{checkpoint}: not the weights of {results / name}.json; choose the --out in which they "
-                    "were trained"
-                )
-            forward, reverse = predictors(method.eval())
+    code = commit()
+    plan, results, runs = finished(args)
+    for name, run, forward, reverse in runs:
         rows = measure(plan, forward, reverse)
         replace_json(results / f"{name}.json", {**run, "rows": rows, "measured_by": code})
         for row in rows:
             print(f"{name}: {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
+
+
+def write_headroom(args: argparse.Namespace) -> None:
+    """OUT/headroom.json and OUT/headroom.md of the finished runs whose weights are in OUT."""
+    from quality_lib.headroom import headroom, markdown
+
+    from ivan.benchmark.machine import commit
+    from ivan.errors import InputError
+    from ivan.training.files import replace_file, replace_json
+
+    code = commit()
+    plan, results, found = finished(args)
+    runs = [(name, forward, reverse) for name, _, forward, reverse in found]
+    if not runs:
+        raise InputError(f"{results}: no finished run with weights in {args.out}; run an experiment first")
+    rows = headroom(plan, runs, lambda line: print(line, flush=True))
+    replace_json(
+        args.out / "headroom.json",
+        {"experiment": plan.name, "protocol": plan.protocol, "commit": code, "rows": rows},
+    )
+    replace_file(args.out / "headroom.md", markdown(rows, plan.protocol).encode())
+    print(markdown(rows, plan.protocol))
 
 
 def write_report(results: Path, out: Path) -> None:
@@ -263,6 +292,9 @@ def main(arguments: list[str] | None = None) -> int:
             run_all(args)
         elif args.command == "measure":
             measure_again(args)
+        elif args.command == "headroom":
+            write_headroom(args)
+            return 0
         write_report(args.results or args.out / "results", args.out)
     except IvanError as error:
         print(f"quality: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ivan.errors import InputError, RunError
 from ivan.training.stop import Stopped, StopRequest
-from quality_lib.methods import Method
+from quality_lib.methods import Method, Size, build
 from quality_lib.plans import Plan, describe
 
 SAVE_SECONDS = 60.0
@@ -95,6 +95,29 @@ def train(
             raise Stopped(told, stop.number)
     method.eval()
     return {"steps": step, "seconds": seconds, "wall_seconds": wall, "last_loss": value}
+
+
+def trained(run: dict[str, Any], plan: Plan, path: Path) -> Method:
+    """The method of a finished run with the weights that `train` left in `path`.
+
+    Raises:
+        InputError: they are those of another run.
+    """
+    kept = torch.load(path, weights_only=True)
+    size = Size(**run["settings"]["size"])
+    method = build(run["method"], len(plan.sources), len(plan.targets), size, run["seed"])
+    assert method is not None  # it applied when it was trained
+    try:
+        fitting = kept["plan"] == run["plan"] and kept["step"] == run["training"]["steps"]
+        method.load_state_dict(kept["model"])
+    except RuntimeError:  # of another method
+        fitting = False
+    if not fitting:
+        raise InputError(
+            f"{path}: not the weights of the result of {run['method']}, seed {run['seed']}; choose the --out "
+            "in which they were trained"
+        )
+    return method.eval()
 
 
 def _continued(path: Path, method: Method, optimizer: Any, plan: Plan, budget: Budget) -> dict[str, Any]:

@@ -35,7 +35,7 @@ ELSEWHERE = {
     "python benchmarks/reproduce.py": "tests/benchmarks/test_reproduce.py",
     "python benchmarks/volume.py": "tests/benchmarks/test_volume.py",
     "python benchmarks/real_run.py": "tests/benchmarks/test_reproduce.py",
-    "python benchmarks/quality.py": "tests/test_quality.py",
+    "python benchmarks/quality.py": "tests/benchmarks/quality/test_quality_command.py",
     "python benchmarks/option_study.py": "tests/test_option_study.py",
     "python benchmarks/fusion_run.py": "tests/test_fusion_run.py",
     "torchrun": "tests/ivan/training/test_training_scale.py",
