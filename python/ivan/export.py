@@ -47,7 +47,9 @@ class PortableDirection(nn.Module):
         # As `Predictor.predict`: nothing below 0 where the training images had nothing below.
         low = [0.0 if predictor.nonnegative(name) else -torch.inf for name in names]
         self.made, self.high = len(names), torch.inf
-        if predictor.config.task == "fusion" and not inverse:  # as `ivan fuse`: a fused image is from 0 to 1
+        self.given = len(predictor.modalities(inverse)[0])  # the slice itself; its neighbours come after
+        self.fusing = predictor.config.task == "fusion" and not inverse
+        if self.fusing:  # as `ivan fuse`: a fused image is from 0 to 1, and 0 where both sources are
             low, self.high = [0.0] * self.made, 1.0
         self.register_buffer("low", torch.tensor(low).reshape(1, -1, 1, 1))
         blocks = list(predictor.model.chain.blocks)
@@ -69,7 +71,10 @@ class PortableDirection(nn.Module):
         made = made[:, : self.made]  # the slice itself, not its neighbours
         if self.state:  # what is undone exactly is not clipped
             return made
-        return torch.maximum(made, self.low).clamp_max(self.high)
+        made = torch.maximum(made, self.low).clamp_max(self.high)
+        if self.fusing:
+            made = made.masked_fill((images[:, : self.given] == 0).all(1, keepdim=True), 0)
+        return made
 
 
 class _Block(nn.Module):
@@ -222,12 +227,15 @@ def _interface(predictor: Predictor, inverse: bool, state: bool) -> str:
     if config.task == "fusion" and not (state and inverse):
         said.append(
             "a source in colour enters as its luma Y = 0.299 R + 0.587 G + 0.114 B; the fused image is from "
-            "0 to 1, in colour with that source's chroma"
+            "0 to 1, and 0 where both sources are, in colour with that source's chroma"
             if not inverse
             else "images: the fused image from 0 to 1, of a colour image the luma"
         )
     if state and not inverse:
-        said.append("returned is the whole output; the fused image is the mean of its copies, cut to 0..1")
+        said.append(
+            "returned is the whole output; the fused image is the mean of its copies, cut to 0..1, and 0 "
+            "where both sources are 0"
+        )
     elif inverse and state:
         said.append("returned are the normalised sources, to be scaled as each volume was")
     elif inverse or config.task != "fusion":

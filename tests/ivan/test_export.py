@@ -134,6 +134,10 @@ def test_fusion_in_both_directions(
         assert made.shape == right.shape
         assert right.std() > 0.01
         assert np.abs(made - right).max() < 1e-4
+    empty = (loaded.slices == 0).all(axis=1)
+    assert empty.any()
+    assert not answers[0][1][:, 0][empty].any()
+    assert answers[2][1].mean(axis=1)[empty].any()  # the network itself leaves traces there
     assert answers[2][0]["channels_made"] == answers[3][0]["channels_given"] == [
         "state 0", "state 1", "state 2",
     ]  # fmt: skip

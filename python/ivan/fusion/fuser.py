@@ -39,10 +39,11 @@ class Fuser:
         return load_case(case, self.sources, plane=self.plane, luma=True, **options)
 
     def fuse(self, loaded: LoadedCase) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        """Every method's fused slices ``[S, H, W]`` in 0..1 (ours first), and the network's output."""
+        """Every method's fused slices ``[S, H, W]`` in 0..1 (ours first), 0 where both sources are, and the
+        network's output."""
         import numpy as np
 
-        from ivan.fusion.rules import fuse_by_rule
+        from ivan.fusion.rules import clear_empty, fuse_by_rule
 
         fused: dict[str, np.ndarray] = {}
         output = None
@@ -52,7 +53,7 @@ class Fuser:
                 raise InputError(f"{self.predictor.origin}: the fused image of {loaded.name} is not finite")
             fused[OURS] = np.clip(made[:, 0], 0, 1)
         for name in METHODS:
-            fused[name] = fuse_by_rule(name, loaded.slices)
+            fused[name] = clear_empty(fuse_by_rule(name, loaded.slices)[:, None], loaded.slices)[:, 0]
         return fused, output
 
 
@@ -63,6 +64,7 @@ def protocol(fuser: Fuser) -> dict[str, Any]:
     return {
         "scaling": scaling_words(fuser.normalise, fuser.percentile),
         "gray levels": "normalised values cut to 0..1, times 255; of a colour source the Y of YCbCr (BT.601)",
+        "background": "every fused image is 0 where both sources are exactly 0",
         "slices": "mean over the slices in which a source has an image",
         "plane": fuser.plane,
         "fused by": str(fuser.predictor.origin) if fuser.predictor else fuser.method,

@@ -90,6 +90,16 @@ def fuse_by_rule(name: str, slices: np.ndarray) -> np.ndarray:
     return np.clip(np.stack(fused), 0, 1).astype(np.float32)
 
 
+def clear_empty(fused: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Set fused images ``[S, K, H, W]`` to 0, in place, where all sources ``[S, M, H, W]`` are exactly 0.
+
+    Black stays black: convolutions and wavelets leave traces there, too faint to be seen, but not to measures
+    that compare variances.
+    """
+    fused[np.broadcast_to((sources == 0).all(axis=1, keepdims=True), fused.shape)] = 0
+    return fused
+
+
 @dataclass(frozen=True)
 class RuleTarget:
     """A rule as the target of training: sources ``[2, H, W]`` to ``[1, H, W]`` float32 in 0..1."""

@@ -85,7 +85,8 @@ class Predictor:
 
         Returns:
             [K, P, H, W] float32 of P modalities in normalised units; values below 0 are set to 0 for
-            modalities whose training images had none (`nonnegative`).
+            modalities whose training images had none (`nonnegative`). A fused image is 0 where both sources
+            are (`ivan.fusion.rules.clear_empty`).
         """
         return self.predict_states(slices, inverse, span, clipped=clipped)[0]
 
@@ -108,6 +109,7 @@ class Predictor:
         import torch
 
         from ivan.data.context import with_context
+        from ivan.fusion.rules import clear_empty
 
         aug, device = self.aug, next(self.model.parameters()).device
         names = self.modalities(inverse)[1]
@@ -132,6 +134,8 @@ class Predictor:
                     output = self.model(state)
                     made = aug.collapse_targets(output)
                 result[start - first : stop - first] = made.float().cpu().numpy()
+                if self.config.task == "fusion" and not inverse:
+                    clear_empty(result[start - first : stop - first], slices[start:stop])
                 if look is not None:
                     seen.append(look(given, state, output).float().cpu().numpy())
         for index, name in enumerate(names):

@@ -96,6 +96,20 @@ def test_colours_are_kept(images: Path, tmp_path: Path) -> None:
     assert case["images"]["chroma"]["src"].startswith("data:image/png")
 
 
+def test_black_stays_black(fusion_run: Path, volumes: Path, tmp_path: Path) -> None:
+    """Where both sources are exactly 0, the images of the network and of the rules are."""
+    line = f"fuse --run {fusion_run} --data {volumes} --baselines --out {tmp_path} --device cpu --quiet"
+    assert ivan(line.split()) == 0
+    mri, ct = (np.asarray(nib.load(volumes / name / "c0.nii.gz").dataobj) for name in ("MRI", "CT"))
+    empty = (mri == 0) & (ct == 0)
+    for folder in ("fused", "wavelet"):
+        made = np.asarray(nib.load(tmp_path / folder / "c0.nii.gz").dataobj)
+        assert not made[empty].any()
+        assert made[~empty].any()
+    assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["background"]
+    assert ivan(f"evaluate --run {fusion_run} --data {volumes} --device cpu --quiet".split()) == 2  # no label
+
+
 def test_exact_and_approximate_decomposition(
     fusion_run: Path, volumes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from ivan.data import read_volume
 from ivan.data.colour import RGB24, chroma, luma, read_colours, recolour, write_colours
 from ivan.errors import InputError
 from ivan.fusion.loss import fusion_loss, fusion_terms
-from ivan.fusion.rules import RULES, RuleTarget, fuse_by_rule
+from ivan.fusion.rules import RULES, RuleTarget, clear_empty, fuse_by_rule
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -40,6 +40,18 @@ def test_rules_keep_what_they_should() -> None:
         assert fused.shape == (40, 40)
         assert 0 <= fused.min() <= fused.max() <= 1
     assert np.array_equal(RuleTarget("maximum")(pair[0]), fuse_by_rule("maximum", pair))
+
+
+def test_black_stays_black() -> None:
+    rng = np.random.default_rng(0)
+    sources = rng.uniform(0.1, 1, (2, 2, 9, 8)).astype(np.float32)
+    sources[0, :, :4] = 0
+    sources[1, 0, :4] = 0  # of one source only
+    made = rng.uniform(0.1, 1, (2, 1, 9, 8)).astype(np.float32)
+    cleared = clear_empty(made.copy(), sources)
+    assert not cleared[0, :, :4].any()
+    assert np.array_equal(cleared[0, :, 4:], made[0, :, 4:])
+    assert np.array_equal(cleared[1], made[1])
 
 
 def test_colours_by_hand_and_back() -> None:
