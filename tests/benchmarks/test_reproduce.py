@@ -19,10 +19,16 @@ def script(repo: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("reproduce")
 
 
+@pytest.mark.parametrize("twice", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_whole_way_repeats_to_the_last_digit(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    twice: bool,
 ) -> None:
-    """Two steps on random heads of the shape that the protocol's slices need, twice."""
+    """Two steps on random heads of the shape that the protocol's slices need; the second time to the same
+    digits."""
     folder = tmp_path / "shared" / "data" / "ms_mni_T1_T2_FLAIR"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -41,12 +47,14 @@ def test_whole_way_repeats_to_the_last_digit(
     assert record["made with"]["processor"]
     assert (tmp_path / "a" / "evaluation" / "report.html").is_file()
     assert (tmp_path / "a" / "synthesised" / "T2" / "patient26.nii.gz").is_file()
+    assert script.main(["--out", str(tmp_path / "a"), "--steps", "2"]) == 2  # a folder that holds a run
+    if not twice:
+        return
     capsys.readouterr()
     assert script.main(["--out", str(tmp_path / "b"), "--steps", "2"]) == 0
     said = capsys.readouterr().out
     assert said.count("  same") == 4, said
     assert "\nreproduced" in said
-    assert script.main(["--out", str(tmp_path / "b"), "--steps", "2"]) == 2  # a folder that holds a run
 
 
 def test_missing_images_are_named(
