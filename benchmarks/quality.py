@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +155,13 @@ def run_all(args: argparse.Namespace) -> None:
     facts, code = collect(), commit()  # as they are now: the sources may change while it runs
     machine = {**facts["Devices"], "torch": facts["Versions"]["torch"]}
     settings = {"augmentation": plan.augmentation, "size": vars(size), "budget": vars(budget)}
-    results = args.results or args.out / "results"
-    for path in sorted(results.glob("*-seed*.json")):  # before any training
+    for path in sorted(args.results.glob("*-seed*.json")):  # before any training
         same(path, read(path), describe(plan), settings, "asked")
     # Nothing is random in a table: one run of seed 0, whatever the seeds.
     wanted = [(name, 0 if name in UNTRAINED else seed) for seed in seeds for name in methods]
-    left = {run: path for run in wanted if not (path := results / f"{run[0]}-seed{run[1]}.json").exists()}
+    left = {
+        run: path for run in wanted if not (path := args.results / f"{run[0]}-seed{run[1]}.json").exists()
+    }
     if left:
         check(plan)
     for (name, seed), path in left.items():
@@ -193,9 +195,8 @@ def run_all(args: argparse.Namespace) -> None:
             print(f"  {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
 
 
-def finished(args: argparse.Namespace) -> Any:
-    """The experiment, the folder of its results, and a generator of its finished runs whose weights are in
-    OUT: (METHOD-seedN, result, forward, reverse).
+def finished(plan: Any, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], Any, Any]]:
+    """The finished runs whose weights are in OUT: (METHOD-seedN, result, forward, reverse).
 
     Raises:
         InputError: results of another experiment, or weights that are not those of the result.
@@ -207,24 +208,18 @@ def finished(args: argparse.Namespace) -> Any:
     from quality_lib.results import collect, same
     from quality_lib.train import trained
 
-    plan = plan_of(args)
-    results = args.results or args.out / "results"
-
-    def each() -> Any:
-        for run in collect(results):
-            name = f"{run['method']}-seed{run['seed']}"
-            same(results / f"{name}.json", run, describe(plan), run["settings"], "asked")
-            torch.set_num_threads(run["machine"]["threads"])
-            if run["method"] in UNTRAINED:
-                yield name, run, *tables(plan, smooth=run["method"] == "table+tv")
-                continue
-            checkpoint = args.out / "checkpoints" / f"{name}.pt"
-            if checkpoint.is_file():
-                yield name, run, *predictors(trained(run, plan, checkpoint))
-            else:
-                print(f"{name}: no {checkpoint}, passed by", flush=True)
-
-    return plan, results, each()
+    for run in collect(args.results):
+        name = f"{run['method']}-seed{run['seed']}"
+        same(args.results / f"{name}.json", run, describe(plan), run["settings"], "asked")
+        torch.set_num_threads(run["machine"]["threads"])
+        if run["method"] in UNTRAINED:
+            yield name, run, *tables(plan, smooth=run["method"] == "table+tv")
+            continue
+        checkpoint = args.out / "checkpoints" / f"{name}.pt"
+        if checkpoint.is_file():
+            yield name, run, *predictors(trained(run, plan, checkpoint))
+        else:
+            print(f"{name}: no {checkpoint}, passed by", flush=True)
 
 
 def measure_again(args: argparse.Namespace) -> None:
@@ -234,11 +229,10 @@ def measure_again(args: argparse.Namespace) -> None:
     from ivan.benchmark.machine import commit
     from ivan.training.files import replace_json
 
-    code = commit()
-    plan, results, runs = finished(args)
-    for name, run, forward, reverse in runs:
+    plan, code = plan_of(args), commit()
+    for name, run, forward, reverse in finished(plan, args):
         rows = measure(plan, forward, reverse)
-        replace_json(results / f"{name}.json", {**run, "rows": rows, "measured_by": code})
+        replace_json(args.results / f"{name}.json", {**run, "rows": rows, "measured_by": code})
         for row in rows:
             print(f"{name}: {row['direction']} {row['target']} {row['case']}: {row['values']['psnr']:.2f} dB")
 
@@ -251,18 +245,20 @@ def write_headroom(args: argparse.Namespace) -> None:
     from ivan.errors import InputError
     from ivan.training.files import replace_file, replace_json
 
-    code = commit()
-    plan, results, found = finished(args)
-    runs = [(name, forward, reverse) for name, _, forward, reverse in found]
+    plan, code = plan_of(args), commit()
+    runs = [(name, forward, reverse) for name, _, forward, reverse in finished(plan, args)]
     if not runs:
-        raise InputError(f"{results}: no finished run with weights in {args.out}; run an experiment first")
+        raise InputError(
+            f"{args.results}: no finished run with weights in {args.out}; run an experiment first"
+        )
     rows = headroom(plan, runs, lambda line: print(line, flush=True))
     replace_json(
         args.out / "headroom.json",
         {"experiment": plan.name, "protocol": plan.protocol, "commit": code, "rows": rows},
     )
-    replace_file(args.out / "headroom.md", markdown(rows, plan.protocol).encode())
-    print(markdown(rows, plan.protocol))
+    text = markdown(rows, plan.protocol)
+    replace_file(args.out / "headroom.md", text.encode())
+    print(text)
 
 
 def write_report(results: Path, out: Path) -> None:
@@ -287,6 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     from ivan.errors import IvanError
 
     args = parser().parse_args(arguments)
+    args.results = args.results or args.out / "results"
     try:
         if args.command == "run":
             run_all(args)
@@ -295,7 +292,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif args.command == "headroom":
             write_headroom(args)
             return 0
-        write_report(args.results or args.out / "results", args.out)
+        write_report(args.results, args.out)
     except IvanError as error:
         print(f"quality: {error}", file=sys.stderr)
         return error.exit_code

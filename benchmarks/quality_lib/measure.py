@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ import torch
 from ivan.errors import InputError
 from quality_lib.methods import Method
 from quality_lib.plans import Plan
+
+if TYPE_CHECKING:
+    from ivan.data import CaseRange
 
 CLEARED = ("psnr", "ssim")  # also measured with the background of the predictions set to 0
 FIGURES = ("psnr", "ssim", "nmse", "sharpness_ag", "sharpness_sf", "psnr_slices_mean", "through_plane_error")
@@ -30,13 +33,9 @@ def measure(plan: Plan, forward: Predict, reverse: Predict) -> list[dict[str, An
     from ivan.metrics import synthesis_metrics
 
     rows = []
-    count = len(plan.sources)
     for item in plan.measured:
-        _, slices = plan.load(item)
-        x, y = slices[:, :count], slices[:, count:]
-        for word, predict, given, real, names in (
-            ("forward", forward, x, y, plan.targets),
-            ("reverse", reverse, y, x, plan.sources),
+        for predict, (word, given, real, names) in zip(
+            (forward, reverse), directions(plan, item), strict=True
         ):
             made = predict(given)
             if made is None:
@@ -51,6 +50,15 @@ def measure(plan: Plan, forward: Predict, reverse: Predict) -> list[dict[str, An
                 numbers |= {f"{key}_cleared": float(cleared[key]) for key in CLEARED}
                 rows.append({"case": item.case.name, "direction": word, "target": name, "values": numbers})
     return rows
+
+
+def directions(plan: Plan, item: CaseRange) -> list[tuple[str, np.ndarray, np.ndarray, tuple[str, ...]]]:
+    """Forward and reverse of a measured case: (word, given, real, modalities of `real`), slices
+    [S, N or M, H, W]."""
+    count = len(plan.sources)
+    _, slices = plan.load(item)
+    x, y = slices[:, :count], slices[:, count:]
+    return [("forward", x, y, plan.targets), ("reverse", y, x, plan.sources)]
 
 
 def check(plan: Plan) -> None:

@@ -53,7 +53,7 @@ class Fuser:
                 raise InputError(f"{self.predictor.origin}: the fused image of {loaded.name} is not finite")
             fused[OURS] = np.clip(made[:, 0], 0, 1)
         for name in METHODS:
-            fused[name] = clear_empty(fuse_by_rule(name, loaded.slices)[:, None], loaded.slices)[:, 0]
+            fused[name] = clear_empty(fuse_by_rule(name, loaded.slices), loaded.slices)
         return fused, output
 
 

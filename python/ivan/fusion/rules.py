@@ -91,12 +91,12 @@ def fuse_by_rule(name: str, slices: np.ndarray) -> np.ndarray:
 
 
 def clear_empty(fused: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Set fused images ``[S, K, H, W]`` to 0, in place, where all sources ``[S, M, H, W]`` are exactly 0.
+    """Set fused images ``[S, H, W]`` to 0, in place, where all sources ``[S, M, H, W]`` are exactly 0.
 
     Black stays black: convolutions and wavelets leave traces there, too faint to be seen, but not to measures
     that compare variances.
     """
-    fused[np.broadcast_to((sources == 0).all(axis=1, keepdims=True), fused.shape)] = 0
+    fused[(sources == 0).all(axis=1)] = 0
     return fused
 
 

@@ -134,10 +134,10 @@ class Predictor:
                     output = self.model(state)
                     made = aug.collapse_targets(output)
                 result[start - first : stop - first] = made.float().cpu().numpy()
-                if self.config.task == "fusion" and not inverse:
-                    clear_empty(result[start - first : stop - first], slices[start:stop])
                 if look is not None:
                     seen.append(look(given, state, output).float().cpu().numpy())
+        if self.config.task == "fusion" and not inverse:
+            clear_empty(result[:, 0], slices[first:end])
         for index, name in enumerate(names):
             if self.nonnegative(name):
                 if clipped is not None:

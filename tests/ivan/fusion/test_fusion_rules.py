@@ -48,7 +48,8 @@ def test_black_stays_black() -> None:
     sources[0, :, :4] = 0
     sources[1, 0, :4] = 0  # of one source only
     made = rng.uniform(0.1, 1, (2, 1, 9, 8)).astype(np.float32)
-    cleared = clear_empty(made.copy(), sources)
+    cleared = made.copy()
+    clear_empty(cleared[:, 0], sources)
     assert not cleared[0, :, :4].any()
     assert np.array_equal(cleared[0, :, 4:], made[0, :, 4:])
     assert np.array_equal(cleared[1], made[1])
