@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,9 @@ def trained(run: dict[str, Any], plan: Plan, path: Path) -> Method:
     """The method of a finished run with the weights that `train` left in `path`.
 
     Raises:
-        InputError: they are those of another run.
+        InputError: they are those of another run, or damaged.
     """
-    kept = torch.load(path, weights_only=True)
+    kept = _read(path, ("model", "plan", "step"), "run the experiment again with another --out")
     size = Size(**run["settings"]["size"])
     method = build(run["method"], len(plan.sources), len(plan.targets), size, run["seed"])
     assert method is not None  # it applied when it was trained
@@ -122,14 +122,10 @@ def trained(run: dict[str, Any], plan: Plan, path: Path) -> Method:
 
 def _continued(path: Path, method: Method, optimizer: Any, plan: Plan, budget: Budget) -> dict[str, Any]:
     """Load what `_save` has kept: the rate follows the share of the budget, so that must be the same one."""
-    try:
-        kept = torch.load(path, weights_only=True)
-        seen = kept["plan"], kept["clock"], kept["seconds"], kept["wall_seconds"], kept["step"]
-    except Exception as error:  # whatever a damaged file makes of itself
-        raise InputError(
-            f"{path}: cannot be read ({type(error).__name__}); remove it, and this run starts anew"
-        ) from None
-    if seen[0] != describe(plan) or seen[1] != budget.clock:
+    kept = _read(
+        path, ("plan", "clock", "seconds", "wall_seconds", "step"), "remove it, and this run starts anew"
+    )
+    if kept["plan"] != describe(plan) or kept["clock"] != budget.clock:
         raise InputError(f"{path}: is of another experiment or clock; choose a new --out")
     if (made := kept.get("budget", vars(budget))) != vars(budget):
         raise InputError(
@@ -143,7 +139,16 @@ def _continued(path: Path, method: Method, optimizer: Any, plan: Plan, budget: B
         raise InputError(
             f"{path}: weights of another --blocks or --growth; give the same, or choose a new --out"
         ) from None
-    return dict(kept)
+    return kept
+
+
+def _read(path: Path, keys: Iterable[str], instead: str) -> dict[str, Any]:
+    """What `_save` has kept, with all of `keys`; `instead` says what to do about a damaged file."""
+    try:
+        kept = torch.load(path, weights_only=True)
+        return {**kept, **{key: kept[key] for key in keys}}
+    except Exception as error:  # whatever a damaged file makes of itself
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); {instead}") from None
 
 
 def _save(

@@ -42,6 +42,13 @@ def test_of_finished_runs(
     assert quality.main(["headroom", *line]) == 0
     assert "ivan-seed1: no" in capsys.readouterr().out
     assert "averaged |" not in (out / "headroom.md").read_text().replace("mirrors averaged |", "")
+    damaged = out / "checkpoints" / "ivan-seed0.pt"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    capsys.readouterr()
+    assert quality.main(["measure", *line]) == 2
+    error = capsys.readouterr().err
+    assert f"{damaged}: cannot be read" in error
+    assert error.count("\n") == 1
 
 
 def test_turns_are_turned_back(quality: Any) -> None:
