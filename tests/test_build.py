@@ -55,6 +55,7 @@ def test_every_op_has_cpu_kernel_fake_and_autograd_formula():
         assert torch._C._dispatch_has_kernel_for_dispatch_key(op, "Meta"), f"{name} has no fake kernel"
 
 
+@pytest.mark.cuda_build
 def test_nvcc_means_cuda_kernels():
     """A machine with nvcc never gets a CPU-only build by accident."""
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -65,6 +66,7 @@ def test_nvcc_means_cuda_kernels():
     assert INFO["cuda_archs"]
 
 
+@pytest.mark.cuda_build
 @pytest.mark.skipif(not INFO["with_cuda"], reason="built without nvcc")
 def test_cuda_kernels_are_registered():
     for op in SCHEMAS:

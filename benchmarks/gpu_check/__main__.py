@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a dry run")
     parser.add_argument("--sizes", type=int, nargs="+", help="image sides; default 256 512 1024 2048")
     parser.add_argument("--batches", type=int, nargs="+", help="images at once; default 1 8")
-    parser.add_argument("--budget", type=float, default=600.0, help="seconds in all; default 600")
+    parser.add_argument("--budget", type=float, default=570.0, help="seconds in all; default 570")
     parser.add_argument("--started", type=float, default=time.time(), help="when they began, in Unix time")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
     parser.add_argument("--no-tests", action="store_true", help="only the network's accuracy, and the times")

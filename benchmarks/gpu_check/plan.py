@@ -22,6 +22,7 @@ COMPILED = tuple(
 GRAPH_SIZES = (256, 512)
 COMPILE_SECONDS = 170.0  # max-autotune of one job, at most
 SANITIZER_SECONDS = 75.0  # of one tool, at most
+START_SECONDS = 8.0  # of a new worker, until it answers
 LARGE = 4096  # the slice that must train
 Row = dict[str, Any]
 
@@ -53,7 +54,8 @@ class Run:
 
     def __post_init__(self) -> None:
         self.workers = Supervisor(self.options.device)
-        self.record |= {"errors": [], "times": self.rows, "skipped": self.budget.skipped}
+        self.record |= {"began": self.budget.started, "errors": [], "times": self.rows}
+        self.record |= {"environment": {}, "skipped": self.budget.skipped}
 
     def part(self, name: str, work: Callable[[], object]) -> None:
         """One part of the check: what goes wrong in it is noted and the next part begins; what is known by
@@ -70,20 +72,35 @@ class Run:
     def say(self, text: str) -> None:
         print(f"[{self.budget.total - self.budget.left():4.0f} s] {text}", flush=True)
 
+    def answer(self, what: str, request: Row, seconds: float) -> Row | None:
+        """The worker's answer; None, noted as skipped, where the time of the whole run ends before it."""
+        left = self.budget.left()
+        answer = self.workers.ask(request, min(seconds, left))
+        if answer.get("stopped") and left < seconds:
+            self.budget.skipped.append(what)
+            return None
+        return answer
+
     def ask(self, what: str, request: Row, seconds: float) -> Any:
         """The worker's result; None, noted in the record, where there is none."""
-        answer = self.workers.ask(request, min(seconds, self.budget.left()))
+        answer = self.answer(what, request, seconds)
+        if answer is None:
+            return None
         if "error" in answer:
             self.record["errors"].append(f"{what}: {answer['error']}")
             return None
         return answer["result"]
 
 
-def times(options: Options, batches: tuple[int, ...] | None = None) -> Iterator[tuple[str, Case, str]]:
-    """Implementation, case and job, in the order in which they are measured; of some batches, or of all."""
+def times(
+    options: Options, batches: tuple[int, ...] | None = None, sizes: tuple[int, ...] | None = None
+) -> Iterator[tuple[str, Case, str]]:
+    """Implementation, case and job, in the order in which they are measured; of some batches and sizes, or of
+    all."""
     on_cpu = options.device == "cpu"
+    sizes = options.sizes if sizes is None else sizes
     for batch in options.batches if batches is None else batches:
-        for size in options.sizes:
+        for size in sizes:
             for precision in PRECISIONS:
                 plain = ["ours", "eager", "channels_last"]
                 if precision != "float32" and not on_cpu:  # which has one kernel only
@@ -92,7 +109,7 @@ def times(options: Options, batches: tuple[int, ...] | None = None) -> Iterator[
                     for name in plain:
                         yield name, options.case(size, batch, precision), job
         if batch == min(options.batches) and not on_cpu:
-            for size in (s for s in options.sizes if s in GRAPH_SIZES):
+            for size in (s for s in sizes if s in GRAPH_SIZES):
                 for precision in PRECISIONS:
                     for job in JOBS:
                         for name in ("ours_graph", "graph"):
@@ -117,13 +134,15 @@ def measure_time(run: Run, name: str, case: Case, job: str, seconds: float | Non
     if any(r.get("error") == "does not fit" and r["pixels"] <= case.pixels for r in smaller):
         run.rows.append({**row, "error": "does not fit"})
         return
-    expected = estimate(run.rows, name, case, job)
+    expected = estimate(run.rows, name, case, job) + (0 if run.workers.running else START_SECONDS)
     if not run.budget.fits(what, expected):
         return
     request = {"kind": "time", "name": name, "job": job}
     request |= asdict(case)
     limit = seconds if seconds is not None else 30.0 + 5 * expected
-    answer = run.workers.ask(request, min(limit, run.budget.left()))
+    answer = run.answer(what, request, limit)
+    if answer is None:
+        return
     if "error" in answer:
         row["error"] = answer["error"]
     else:
@@ -184,22 +203,25 @@ def accuracies(run: Run) -> None:
     run.record["official"] = run.ask("official vectors", {"kind": "official"}, 60)
 
 
-def proofs(run: Run) -> None:
-    """The tests that need a GPU, and every kernel under compute-sanitizer."""
+def tests_of_the_device(run: Run) -> None:
     run.workers.stop()  # leaves the device to the tests
     run.say("tests")
     if run.budget.fits("tests", 60):
         run.record["tests"] = checks.run_tests(min(200, run.budget.left() - 30))
-    run.record["sanitizer"] = {}
-    for tool in checks.SANITIZER_TOOLS:
-        if run.budget.fits(f"compute-sanitizer {tool}", 240):
-            run.say(f"compute-sanitizer {tool}")
-            run.record["sanitizer"][tool] = checks.run_sanitizer(run.options.device, tool, SANITIZER_SECONDS)
 
 
-def all_times(run: Run, batches: tuple[int, ...]) -> None:
+def sanitized(run: Run, tool: str) -> None:
+    """Every kernel under a tool of compute-sanitizer."""
+    if run.budget.fits(f"compute-sanitizer {tool}", SANITIZER_SECONDS + 30):
+        run.workers.stop()
+        run.say(f"compute-sanitizer {tool}")
+        found = checks.run_sanitizer(run.options.device, tool, SANITIZER_SECONDS)
+        run.record.setdefault("sanitizer", {})[tool] = found
+
+
+def all_times(run: Run, batches: tuple[int, ...], sizes: tuple[int, ...]) -> None:
     before = None
-    for name, case, job in times(run.options, batches):
+    for name, case, job in times(run.options, batches, sizes):
         if (here := (case.size, case.batch)) != before:
             run.say(f"times at {case.size}x{case.size}, batch {case.batch}")
             before = here
@@ -215,21 +237,27 @@ def everything(run: Run, tests: bool = True) -> None:
         run.say(f"{record['environment'].get('device', 'no device')}: accuracy")
 
     def rates() -> None:
-        run.say("peak rates")
-        record["rates"] = run.ask("rates", {"kind": "rates", "tiny": options.tiny}, 90)
+        if run.budget.fits("rates", 0 if options.tiny else 30):
+            run.say("peak rates")
+            record["rates"] = run.ask("rates", {"kind": "rates", "tiny": options.tiny}, 90)
 
-    record["environment"] = {}
     few, more = options.batches[:1], options.batches[1:]
+    # What the targets are about: graphs and torch.compile are measured at these sizes.
+    near = tuple(size for size in options.sizes if size <= max(GRAPH_SIZES))
+    far = tuple(size for size in options.sizes if size not in near)
     run.part("environment", environment)
     run.part("accuracy", lambda: accuracies(run))
     if tests:
-        run.part("proofs", lambda: proofs(run))
+        run.part("tests", lambda: tests_of_the_device(run))
+        run.part("memcheck", lambda: sanitized(run, "memcheck"))
     run.part("rates", rates)
-    run.part("times", lambda: all_times(run, few))
+    run.part("times", lambda: all_times(run, few, near))
+    if tests:
+        run.part("racecheck", lambda: sanitized(run, "racecheck"))
+    run.part("compile", lambda: compiled(run, COMPILED[:1]))  # takes minutes
+    run.part("times of larger slices", lambda: all_times(run, few, far))
     run.part("largest slice", lambda: largest_slice(run))
-    # What the targets are about first; compiling takes minutes.
-    run.part("compile", lambda: compiled(run, COMPILED[:1]))
-    run.part("times of larger batches", lambda: all_times(run, more))
+    run.part("times of larger batches", lambda: all_times(run, more, options.sizes))
     run.part("compile", lambda: compiled(run, COMPILED[1:]))
     run.workers.stop()
 
@@ -237,11 +265,13 @@ def everything(run: Run, tests: bool = True) -> None:
 def faults(record: Row) -> list[str]:
     """Why the check fails, one line each; empty where all is well."""
     found = list(record.get("errors", []))
-    for row in record.get("accuracy", []):
+    if not (accuracy := record.get("accuracy")):
+        found.append("accuracy: not measured")
+    for row in accuracy or []:
         if not row["good"]:
             found.append(
                 f"accuracy: {row['what']} in {row['precision']}: error {row['ours']:.1e}, "
-                f"PyTorch's own {row['eager']:.1e}"
+                f"PyTorch's own {row['eager']:.1e}, exact sums of rounded operands {row['rounded']:.1e}"
             )
     if (official := record.get("official")) is not None and not official["good"]:
         found.append(f"official vectors: relative errors {json.dumps(official['errors'])}")

@@ -47,7 +47,8 @@ def convolution_rate(watch: Stopwatch, precision: str, size: int) -> dict[str, f
 
 
 def op_rates(watch: Stopwatch, size: int, copy: float) -> list[dict[str, Any]]:
-    """Coupling and channel mix, float32, C = 2, at size x size: bytes per second, as a fraction of a copy."""
+    """Coupling and channel mix, float32, C = 2, at size x size: bytes per second, as a fraction of a copy.
+    Planes much larger than the L2 cache: what an earlier call left there to be written counts little."""
     half = [torch.randn(1, 1, size, size, device=watch.device) for _ in range(4)]
     state, grad = (torch.randn(1, 2, size, size, device=watch.device) for _ in range(2))
     weight = torch.randn(2, 2, device=watch.device)
@@ -109,7 +110,7 @@ def dense_block_rates(watch: Stopwatch, size: int, peaks: dict[str, float]) -> l
 
 def measure(watch: Stopwatch, tiny: bool) -> dict[str, Any]:
     """All of the above. `tiny`: small sizes, to exercise the code on a CPU."""
-    side, elements, size, op_size = (64, 1 << 12, 16, 24) if tiny else (8192, 1 << 28, 1024, 2048)
+    side, elements, size, op_size = (64, 1 << 12, 16, 24) if tiny else (8192, 1 << 28, 1024, 8192)
     peaks = {p: matmul_rate(watch, p, side if p != "float32" or tiny else 4096) for p in networks.PRECISIONS}
     copy = copy_rate(watch, elements)
     return {

@@ -16,9 +16,9 @@ Row = dict[str, Any]
 
 
 def file_name(record: Row) -> str:
-    """gpu_<device>_<date>.json"""
+    """gpu_<device>_<date>_<time>.json, of when the run began: another one on the same day is another file."""
     device = re.sub(r"[^a-z0-9]+", "_", record["environment"].get("device", "unknown").lower()).strip("_")
-    return f"gpu_{device}_{time.strftime('%Y-%m-%d')}.json"
+    return f"gpu_{device}_{time.strftime('%Y-%m-%d_%H%M%S', time.localtime(record['began']))}.json"
 
 
 def write(record: Row, folder: Path) -> Path:
@@ -129,7 +129,8 @@ def lines(record: Row, faults: list[str]) -> list[str]:
     )
     for row in record.get("accuracy", []):
         text.append(
-            f"accuracy {row['precision']} {row['what']}: {row['ours']:.1e}, PyTorch's own {row['eager']:.1e}"
+            f"accuracy {row['precision']} {row['what']}: {row['ours']:.1e}, PyTorch {row['eager']:.1e}, "
+            f"exact sums of rounded operands {row['rounded']:.1e}"
         )
     official = record.get("official")
     text.append(

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+DOES_NOT_FIT = "does not fit"  # the one error after which a worker is as good as before
 WORKER = Path(__file__).resolve().parent / "worker.py"
 
 
@@ -23,10 +24,18 @@ class Supervisor:
     Args:
         device: ``cuda``, ``cuda:N`` or ``cpu``.
         prefix: words before the worker's command (compute-sanitizer).
+        environment: variables that the worker has besides those here.
     """
 
-    def __init__(self, device: str, prefix: tuple[str, ...] = (), worker: Path = WORKER) -> None:
+    def __init__(
+        self,
+        device: str,
+        prefix: tuple[str, ...] = (),
+        worker: Path = WORKER,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.command = [*prefix, sys.executable, str(worker), device]
+        self.environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[str] | None = None
         self.readers: list[threading.Thread] = []
         self.answers: queue.Queue[str] = queue.Queue()
@@ -40,6 +49,7 @@ class Supervisor:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            env=self.environment,
             start_new_session=True,  # so that what it starts (a sanitizer its program) ends with it
         )
         self.answers, self.messages = queue.Queue(), []
@@ -50,15 +60,22 @@ class Supervisor:
         self.process = process
         return process
 
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        process = self.process if self.process is not None and self.process.poll() is None else self.start()
+        process = self.process if self.process is not None and self.running else self.start()
         assert process.stdin is not None
         deadline = time.monotonic() + max(seconds, 0.1)
         try:
             print(json.dumps(request), file=process.stdin, flush=True)
             while line := self.answers.get(timeout=max(deadline - time.monotonic(), 0.01)):
                 if line.startswith('{"'):  # and not what a sanitizer says about itself
-                    return json.loads(line)
+                    reply: dict[str, Any] = json.loads(line)
+                    if reply.get("error", DOES_NOT_FIT) != DOES_NOT_FIT:
+                        self.stop()  # a fault on the device, or a graph half captured, stays in its process
+                    return reply
         except queue.Empty:
             self.stop()
             return {"error": f"stopped after {seconds:.0f} s", "stopped": True}

@@ -14,28 +14,28 @@ import networks
 import rates
 import torch
 from networks import Case
+from supervisor import DOES_NOT_FIT
 from timing import Stopwatch
 
 SECONDS = {"cuda": 0.4, "cpu": 0.0}  # of repeated calls; 3 at least
 
 
-def memory(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
 def time_job(request: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
-    """Median seconds of a job, and bytes it added to what the model and the images take."""
+    """Median seconds of a job, and bytes that a call adds at most to model, optimiser and images."""
     device = watch.device
     case = Case(*(request[key] for key in ("size", "batch", "precision", "blocks")))
     call = networks.build(request["name"], case, request["job"], device)
-    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    call()
+    call()  # kernels are chosen, compiled and tried out in the first call, with memory of their own
     watch.synchronize()
-    peak = memory(device)
+    added, peak = None, None
+    if device.type == "cuda" and not request["name"].endswith("graph"):  # whose memory is its pool's for good
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        watch.synchronize()
+        peak = torch.cuda.max_memory_allocated(device)
+        added = peak - before
     seconds, calls = watch.median(call, SECONDS[device.type], warmed_up=True)
-    added = None if peak is None else peak - before
     return {"seconds": seconds, "calls": calls, "added_bytes": added, "peak_bytes": peak}
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         try:
             reply = {"result": answer(json.loads(line), watch)}
         except torch.OutOfMemoryError:
-            reply = {"error": "does not fit"}
+            reply = {"error": DOES_NOT_FIT}
         except Exception as error:
             text = " ".join(str(error).split())[:300]
             reply = {"error": f"{type(error).__name__}: {text}"}
