@@ -1,4 +1,6 @@
 // Dense block on CUDA: which kernels a call runs, and those of exact arithmetic.
+#include <mutex>
+
 #include "dense_block_kernels.cuh"
 #include "dense_block_layer.cuh"
 #include "dense_block_run.cuh"
@@ -97,12 +99,10 @@ void plain_backward(const DenseBlockCall& call, const DenseBlockOptions& options
   DenseRun<PlainKernels<T>>(call, plain_options(options), backward_pass(call), workspace, stream).backward();
 }
 
-}  // namespace
-
-DenseBlockDevice current_device() {
-  int device = 0, major = 0, minor = 0;
+// Asks the driver.
+DenseBlockDevice properties_of(int device) {
+  int major = 0, minor = 0;
   DenseBlockDevice found{};
-  check(cudaGetDevice(&device), kOp);
   const auto attribute = [device](int* value, cudaDeviceAttr which) {
     check(cudaDeviceGetAttribute(value, which, device), kOp);
   };
@@ -115,6 +115,24 @@ DenseBlockDevice current_device() {
   check(cudaFuncGetAttributes(&compiled, reinterpret_cast<const void*>(&reduce_kernel<float>)), kOp);
   found.capability = std::min(10 * major + minor, compiled.ptxVersion);
   return found;
+}
+
+}  // namespace
+
+DenseBlockDevice current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), kOp);
+#if !defined(IVAN_EMU)  // whose device changes as tests want it
+  // A call asks several times, and properties do not change.
+  constexpr int kRemembered = 64;
+  static std::once_flag asked[kRemembered];
+  static DenseBlockDevice found[kRemembered];
+  if (device < kRemembered) {
+    std::call_once(asked[device], [device] { found[device] = properties_of(device); });
+    return found[device];
+  }
+#endif
+  return properties_of(device);
 }
 
 std::size_t dense_block_workspace_bytes(const DenseBlockShape& shape, int nets, DType dtype,

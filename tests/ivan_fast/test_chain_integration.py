@@ -162,7 +162,10 @@ class NoHostTensors(TorchDispatchMode):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("memory", ["invert", "boundary", "store"])
-def test_a_step_stays_on_the_device(memory: str, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch", [1, 0])
+def test_a_step_stays_on_the_device(
+    batch: int, memory: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a CUDA graph can capture: nothing is copied from or to the host, and no value is read there.
 
     On meta tensors, whose values nobody can read, with G and H together as on CUDA, and as under capture.
@@ -171,7 +174,7 @@ def test_a_step_stays_on_the_device(memory: str, direction: str, monkeypatch: py
     poisoned: list[Tensor] = []
     monkeypatch.setattr(Guard, "tripped", lambda self, first=0: poisoned.append(self.poison()))
     chain = dense_chain(2, blocks=2, memory=memory).to("meta")
-    x = torch.randn(1, 2, 9, 8, device="meta", requires_grad=True)
+    x = torch.randn(batch, 2, 9, 8, device="meta", requires_grad=True)
     with NoHostTensors():
         y = chain(x) if direction == "forward" else chain.inverse(x)
         y.square().mean().backward()
