@@ -105,6 +105,14 @@ def split_in(path: str | os.PathLike[str]) -> Path | None:
     return file if is_datalist(path) and not part and "validation" in _load(file) else None
 
 
+def kept_apart(path: str | os.PathLike[str]) -> frozenset[str]:
+    """Names of the cases in the `test` part of a data set file, where no part was chosen; else none."""
+    file, part = _divide(path)
+    if not is_datalist(path) or part:
+        return frozenset()
+    return frozenset((parts_of(_load(file), file) or {}).get("test", ()))
+
+
 def write_datalist(
     path: Path, parts: Mapping[str, Sequence[Case]], modalities: Sequence[str], description: str
 ) -> None:

@@ -295,7 +295,11 @@ class _Progress:
         most = Counter(name for record in records for name in record["bytes"] if name != source)
         if most:
             target = most.most_common(1)[0][0]
-            self._say(f"train with: ivan train --data {data} --from {source} --to {target} --out RUN")
+            alone = not parts["validation"] and len({item["patient"] for item in parts["training"]}) == 1
+            options = " --validation 0" if alone else ""  # nobody is left to be drawn for it
+            self._say(
+                f"train with: ivan train --data {data} --from {source} --to {target} --out RUN{options}"
+            )
         else:
             self._say(f"synthesise with: ivan synthesize --run RUN --data {data} --out OUT")
 

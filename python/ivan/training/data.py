@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ivan.data import Augmentation, ShapeBatchSampler, SliceDataset, Split, collate_slices, make_split
+from ivan.data import Augmentation, Case, ShapeBatchSampler, SliceDataset, Split, collate_slices, make_split
 from ivan.data.colour import one_in_colour
-from ivan.data.datalist import split_in
+from ivan.data.datalist import kept_apart, split_in
+from ivan.errors import InputError
 from ivan.inference import find
 from ivan.training.config import TrainConfig
 from ivan.training.files import replace_json
@@ -51,9 +52,10 @@ def load_data(
     """
     cases = find(config.file_modalities, config.data, config.roots or None)
     file = split_file or (Path(config.split) if config.split else None)
-    if file is None and not config.roots:
-        file = split_in(config.data)
-    split = make_split(cases, file=file, validation=config.validation, seed=config.seed)
+    usable: Sequence[Case] = cases
+    if file is None and not config.roots and (file := split_in(config.data)) is None:
+        usable = _without_test(cases, config)
+    split = make_split(usable, file=file, validation=config.validation, seed=config.seed)
     if config.task == "fusion":
         one_in_colour(split.training[0].case, config.sources)  # said before a training, not after it
     cache_dir = Path(config.cache_dir) if config.cache_dir else Path(config.out) / "cache"
@@ -103,6 +105,18 @@ def load_data(
         for note in read:
             on_case(note)
     return RunData(split, training, validation, (*cases.skipped, *cases.notes, *read))
+
+
+def _without_test(cases: Sequence[Case], config: TrainConfig) -> list[Case]:
+    """Those that a data set file does not keep apart, from which validation may be drawn."""
+    test = kept_apart(config.data)
+    usable = [case for case in cases if case.name not in test]
+    if not usable:
+        raise InputError(
+            f"{config.data}: all cases that have {', '.join(config.file_modalities)} are of its part 'test', "
+            "which is never trained on; move some to 'training'"
+        )
+    return usable
 
 
 def _raw_values(training: SliceDataset) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ivan.data.datalist import read_datalist
+from ivan.data.datalist import kept_apart, read_datalist
 from ivan.errors import InputError
 
 
@@ -35,3 +35,14 @@ def test_datalists_of_others_and_bad_ones(tmp_path: Path) -> None:
             read_datalist(path, ["T1"])
     with pytest.raises(InputError, match="cannot be read"):
         read_datalist(tmp_path / "absent.json", ["T1"])
+
+
+def test_the_test_part_is_kept_apart_unless_a_part_is_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    entries = [{"image": [f"T1/{name}.nii.gz", f"T2/{name}.nii.gz"]} for name in ("anna", "ben", "cleo")]
+    content = {"modality": ["T1", "T2"], "training": entries[:2], "test": entries[2:]}
+    path.write_text(json.dumps(content))
+    assert kept_apart(path) == {"cleo"}
+    assert kept_apart(f"{path}:test") == kept_apart(tmp_path) == frozenset()
+    path.write_text(json.dumps({**content, "test": []}))
+    assert kept_apart(path) == frozenset()

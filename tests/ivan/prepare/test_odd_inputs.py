@@ -78,6 +78,19 @@ def test_odd_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shlex.split(last.removeprefix("train with: "))[:4] == ["ivan", "train", "--data", data]
 
 
+def test_of_two_patients_one_is_trained_on_and_nobody_is_left_to_validate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw"
+    pair(raw, "anna")
+    pair(raw, "ben")
+    prepare(raw, tmp_path / "out", test=0.2)
+    content = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert {part: len(content[part]) for part in ("training", "test")} == {"training": 1, "test": 1}
+    assert "validation" not in content
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" --out RUN --validation 0")
+
+
 def test_one_bad_case_does_not_cost_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "raw"
     for name in ("good", "broken", "flat"):

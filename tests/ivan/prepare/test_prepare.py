@@ -129,6 +129,31 @@ def test_training_takes_the_dataset(
     assert all(case["in_training"] for case in cases)
 
 
+def test_what_is_kept_for_a_test_is_never_drawn_for_training(
+    prepared: tuple[Path, Path], tmp_path: Path, tiny_options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the file has no validation part, and patients are drawn for it."""
+    _, out = prepared
+    content = json.loads((out / "dataset.json").read_text())
+    for part in ("training", "validation", "test"):
+        for entry in content[part]:
+            entry["image"] = [str(out / image) for image in entry["image"]]
+    path = tmp_path / "dataset.json"
+    command = ["train", "--data", str(path), "--from", "T1", "--to", "T2", *tiny_options, "--max-steps", "1"]
+    training = content["training"] + content.pop("validation")
+    for seed in ("0", "1", "2"):
+        run = tmp_path / seed
+        path.write_text(json.dumps({**content, "training": training}))
+        assert ivan([*command, "--seed", seed, "--out", str(run)]) == 0
+        split = json.loads((run / "split.json").read_text())
+        assert sorted(split["training"] + split["validation"]) == sorted(e["case"] for e in training)
+    for left, said in ((training[:1], "all cases are of one patient"), ([], "of its part 'test'")):
+        path.write_text(json.dumps({**content, "training": left}))
+        capsys.readouterr()
+        assert ivan([*command, "--out", str(tmp_path / "none")]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_new_patients_with_the_source_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_run: Path
 ) -> None:
