@@ -13,8 +13,12 @@ REPO = Path(__file__).resolve().parent.parent
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where pytest-xdist shares the tests out: those of a file have fixtures in common and stay together, and
-    so do all that run the emulated kernels under the race check, which the first of them builds."""
+    so do all that run the emulated kernels under the race check, which the first of them builds. Tests marked
+    gpu are skipped without a CUDA device."""
+    without = None if torch.cuda.is_available() else pytest.mark.skip(reason="no CUDA device")
     for item in items:
+        if without is not None and item.get_closest_marker("gpu"):
+            item.add_marker(without)
         raced = item.path.parent.name == "cuda_emulation" and "emulator" in getattr(item, "fixturenames", ())
         group = "race check" if raced else item.path.relative_to(REPO).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))
