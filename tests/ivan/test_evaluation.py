@@ -243,3 +243,29 @@ def test_slices_are_those_of_the_first_source_in_both_directions(
     assert {image.shape for view in result.views for image in view.images.values()} == {
         nib.load(data / "T1" / "sub-00.nii.gz").shape
     }
+
+
+@pytest.mark.parametrize(
+    ("noise", "shown"),
+    [
+        ((5, 5, 5, 9, 30, 7), ["a", "b", "c", "e"]),  # the fifth is the worst, after a fourth that was
+        ((5, 40, 5, 9, 30, 7), ["a", "b", "c"]),  # which is one of the first
+    ],
+)
+def test_the_report_shows_the_first_cases_and_the_worst(
+    tmp_path: Path, noise: tuple[int, ...], shown: list[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for name, size in zip("abcdef", noise, strict=True):
+        real = rng.uniform(50, 200, (14, 14, 3))
+        write(tmp_path / "real", name, real)
+        write(tmp_path / "made", name, real + rng.normal(0, size, real.shape))
+    out = tmp_path / "out"
+    result = evaluate(
+        prediction=tmp_path / "made", reference=tmp_path / "real", out=out, progress=False, scale="none",
+        data_range=200,
+    )  # fmt: skip
+    assert [view.name.split()[0] for view in result.views] == shown
+    worst = min(result.cases, key=lambda row: row.values["psnr"])
+    assert worst.case == "abcdef"[int(np.argmax(noise))]
+    assert f"Lowest PSNR: {worst.case}, " in (out / "report.html").read_text()

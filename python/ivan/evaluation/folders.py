@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ivan.errors import InputError
 from ivan.evaluation.measure import (
     MASK_LEVEL,
-    VIEWED_CASES,
     check_lesions,
     lesion_lines,
     lesion_mask,
@@ -65,8 +65,7 @@ def evaluate_folders(
     for pairs in by_name.values():
         made = {pair.case.name: pair for pair in pairs}
         jobs += [(made[r.case.name], r) for r in ranges_of([pair.case for pair in pairs], split, slices)]
-    rows: list[CaseMetrics] = []
-    views: list[Any] = []
+    result = Evaluation([], {})
     missing: list[str] = []
     held: dict[str, bool | None] = {}
     left_out = LeftOut(len(jobs))
@@ -92,17 +91,16 @@ def evaluate_folders(
             left_out.done()
             held[chosen.case.name] = held.get(chosen.case.name) or masked
             missing += ssim_line(chosen.case.name, values, a[cut].shape, axis, variant)
-            rows.append(CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol))
-            if len(views) < VIEWED_CASES:
-                views.append(_view(pair, real[0], a, b, plane, (start, stop)))
+            result.cases.append(CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol))
+            result.show(values["psnr"], partial(_view, pair, real[0], a, b, plane, (start, stop)))
             say(f"evaluated {pair.modality} of {chosen.case.name}")
-    failure = left_out.summary("measured")
+    result.left_out = left_out.summary("measured")
     words = {
         "reference": f"both by the reference's {percentile:g}th foreground percentile",
         "each": f"each image by its own {percentile:g}th foreground percentile",
         "none": "none",
     }
-    common: dict[str, Any] = {
+    result.protocol = {
         "scaling": words[scale],
         "data range": span,
         "mask": mask_words(mask),
@@ -111,9 +109,10 @@ def evaluate_folders(
         "reference": str(reference),
     }
     if lesions:
-        common |= lesion_protocol(lesions)
+        result.protocol |= lesion_protocol(lesions)
         missing += lesion_lines(held.items(), lesions)
-    return Evaluation(rows, common, views, [*unpaired, *left_out.lines, *dict.fromkeys(missing)], failure)
+    result.warnings = [*unpaired, *left_out.lines, *dict.fromkeys(missing)]
+    return result
 
 
 def find_pairs(prediction: Path, reference: Path, lesions: str = "") -> tuple[list[Pair], list[str]]:

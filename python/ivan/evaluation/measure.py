@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MASKS = ("none", "foreground")
 MASK_LEVEL = 0.05  # of the reference's scale: the level at which a pixel counts as foreground
-VIEWED_CASES = 3  # whose images a report shows
+VIEWED_CASES = 3  # the first ones, whose images a report shows
 SSIM_WINDOWS = {"wang": 11, "uniform7": 7, "notes": 11}  # pixels a side, by variant
 
 

@@ -7,10 +7,12 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ivan.evaluation.measure import VIEWED_CASES
 
 if TYPE_CHECKING:
     from ivan.errors import InputError
@@ -64,7 +66,7 @@ class Evaluation:
     Attributes:
         cases: one entry a case, modality and direction.
         protocol: what holds for all of them: scaling, data range, mask, slices, weights.
-        views: images of the first cases, as a report shows them.
+        views: images as a report shows them, of the first cases and of the one with the lowest PSNR.
         warnings: one line for each case skipped or left out, image resampled, input unlike the training
             images, and clipped prediction.
         left_out: what to raise once the others are shown where files could not be used, else None.
@@ -75,6 +77,19 @@ class Evaluation:
     views: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left_out: InputError | None = None
+    _lowest: float = field(default=math.inf, init=False, repr=False)  # PSNR of a case in `views`
+
+    def show(self, psnr: float, view: Callable[[], Any]) -> None:
+        """Keep a case's images in `views` if it is one of the first, or the worst so far.
+
+        Args:
+            psnr: its lowest, of all modalities and directions. view: makes the images, where they are kept.
+        """
+        if len(self.views) >= VIEWED_CASES and psnr >= self._lowest:
+            return
+        self.views[VIEWED_CASES:] = []  # the worst until now, unless it is one of the first
+        self.views.append(view())
+        self._lowest = min(self._lowest, psnr)
 
     def means(self) -> list[dict[str, Any]]:
         """Mean over cases for each direction and target, with the number of cases; `counts` has the number
@@ -158,11 +173,14 @@ def write(result: Evaluation, out: Path, run: Path | None = None) -> list[Path]:
     replace_json(out / "metrics.json", result.to_json())
     replace_file(out / "metrics.csv", result.to_csv().encode())
     config, history = run_record(run) if run else ({}, [])
-    mean = result.means()[0]
+    mean, worst = result.means()[0], min(result.cases, key=lambda row: row.values["psnr"])
     write_report(
         out / "report.html",
         title=f"Evaluation of {run}" if run else "Evaluation",
-        summary=[f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB"],
+        summary=[
+            f"{mean['target']} ({mean['direction']}): {mean['values']['psnr']:.2f} dB",
+            f"Lowest PSNR: {worst.case}, {worst.target} ({worst.direction}), {worst.values['psnr']:.2f} dB",
+        ],
         config=config or None,
         history=history,
         cases=result.views,

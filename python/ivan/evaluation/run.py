@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ivan.errors import InputError
 from ivan.evaluation.measure import (
     MASK_LEVEL,
-    VIEWED_CASES,
     check_lesions,
     lesion_lines,
     lesion_mask,
@@ -171,9 +170,7 @@ def _evaluate_case(
     if lesions:
         held = None if inside_lesions is None else bool(inside_lesions.any())
         warnings += lesion_lines([(item.case.name, held)], lesions)
-    viewed = len(found.views) < VIEWED_CASES
-    images = {name: loaded.to_volume(loaded.slices[:, i]) for name, i in at.items()} if viewed else {}
-    syntheses: list[Synthesis] = []
+    made: list[tuple[str, list[str], str, np.ndarray]] = []  # modality, given ones, direction, slices
     for inverse in directions:
         given, names = predictor.modalities(inverse)
         clipped: dict[str, float] = {}
@@ -199,14 +196,18 @@ def _evaluate_case(
                 values, protocol = {**values, **numbers}, {**protocol, **said}
             seen = any(item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, []))
             rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
-        for index, name in enumerate(names if viewed else ()):
-            whole = np.zeros_like(loaded.slices[:, 0])  # slices that were not evaluated are 0
-            whole[start:stop] = predicted[:, index]
-            syntheses.append(Synthesis(name, loaded.to_volume(whole), list(given), word, images[name]))
+            made.append((name, list(given), word, predicted[:, index]))
     found.cases += rows
     found.warnings += warnings
-    if syntheses:
-        view = CaseResult(
+
+    def view() -> CaseResult:
+        images = {name: loaded.to_volume(loaded.slices[:, i]) for name, i in at.items()}
+        syntheses = []
+        for name, given, word, predicted in made:
+            whole = np.zeros_like(loaded.slices[:, 0])  # slices that were not evaluated are 0
+            whole[start:stop] = predicted
+            syntheses.append(Synthesis(name, loaded.to_volume(whole), given, word, images[name]))
+        return CaseResult(
             item.case.name,
             images,
             syntheses,
@@ -215,7 +216,8 @@ def _evaluate_case(
             slices=(start, stop),
             oriented=not loaded.reference.grid.image,
         )
-        found.views.append(view)
+
+    found.show(min(row.values["psnr"] for row in rows), view)
 
 
 def _check_uncertainty(predictor: Predictor, directions: Sequence[bool]) -> None:
