@@ -296,7 +296,7 @@ def test_cases_of_an_earlier_call_are_named(tmp_path: Path, capsys: pytest.Captu
     assert "files of 1 earlier case (b) are there, but not in dataset.json" in said
     content = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert [entry["case"] for entry in content["training"]] == ["a"]
-    assert said.rstrip().endswith("--from T1 --to T2 --out RUN")
+    assert said.rstrip().endswith("--from T1 --to T2 --out RUN --validation 0")
 
 
 def test_a_read_only_place_is_known_before_anything_is_read(

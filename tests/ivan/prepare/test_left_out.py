@@ -130,7 +130,7 @@ def test_modalities_that_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert ivan([*command, *names, "--modality", "T2"]) == 0
     assert "prepared sub-01 (1 of 1" in (said := capsys.readouterr().out)
     assert "; FLAIR left out: " in said
-    assert said.splitlines()[-1].endswith("--from T1 --to T2 --out RUN")
+    assert said.splitlines()[-1].endswith("--from T1 --to T2 --out RUN --validation 0")
     for chosen in (names, ["--reference", "FLAIR"], ["--modality", "FLAIR"]):
         assert ivan([*command, *chosen]) == 2
         assert "none of 1 cases could be used (sub-01: " in (error := capsys.readouterr().err)
