@@ -67,6 +67,9 @@ def test_whole_check_on_the_cpu(tmp_path):
     }
     assert timed == expected
     assert {r["what"] for r in record["accuracy"]} == {"forward", "inverse", "gradient"}
+    size = {"float32": (0, 0), "tf32": (1e-5, 1e-2), "bf16": (1e-4, 1e-1)}  # of rounding every operand
+    for row in record["accuracy"]:
+        assert size[row["precision"]][0] <= row["rounded"] <= size[row["precision"]][1], row
     assert len(record["rates"]["ops"]) == 4 + 2 * 3
     assert all(row["seconds"] > 0 for row in record["rates"]["ops"])
     table = [line for line in done.stdout.splitlines() if line.split()[:2] == ["16", "1"]]
@@ -246,6 +249,45 @@ def test_only_what_is_left_of_the_time_is_begun():
     assert run.budget.skipped == ["ours step 16384x16384 batch 1 bf16"]
 
 
+TESTS = """
+import os, time
+import pytest
+def test_right(): pass
+def test_wrong(): assert os.environ.get("RIGHT")
+def test_device(): os.environ.get("DEVICE") or pytest.skip("no CUDA device")
+def test_slow(): time.sleep(float(os.environ.get("SLEEP", 0)))
+"""
+
+
+def test_what_pytest_says_is_understood(tmp_path, monkeypatch):
+    import checks
+
+    (tmp_path / "test_x.py").write_text(TESTS)
+
+    def run(seconds=100.0, **environment):
+        for name in ("RIGHT", "DEVICE", "SLEEP"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return checks.run_tests(seconds, "not absent", (str(tmp_path),))
+
+    assert run(RIGHT="1", DEVICE="1") == {"good": True, "passed": 4, "failures": [], "stopped": False}
+    blind = run(RIGHT="1")
+    assert (blind["good"], blind["skipped"], blind["error"]) == (False, 1, "pytest saw no CUDA device")
+    wrong = run(DEVICE="1")
+    assert (wrong["good"], wrong["failed"], wrong["passed"]) == (False, 1, 3)
+    assert "test_wrong" in wrong["failures"][0]
+    monkeypatch.setattr(checks, "TEST_SECONDS", 2)
+    hangs = run(DEVICE="1", SLEEP="60")
+    assert (hangs["good"], hangs["stopped"]) == (False, False)
+    assert "test_wrong" in hangs["failures"][0]  # although pytest came to no summary
+    assert "test_slow" in hangs["failures"][1]
+    monkeypatch.setattr(checks, "TEST_SECONDS", 100)
+    late = run(8.0, RIGHT="1", DEVICE="1", SLEEP="60")
+    assert (late["good"], late["stopped"], late["failures"]) == (False, True, [])
+    assert "test_slow" in late["error"]
+
+
 def test_what_the_end_of_the_time_stops_is_skipped_and_no_fault(monkeypatch):
     import plan
     from networks import Case
@@ -261,7 +303,28 @@ def test_what_the_end_of_the_time_stops_is_skipped_and_no_fault(monkeypatch):
     plan.measure_time(run, "ours", Case(256, 1, "bf16"), "step")
     assert run.ask("rates", {"kind": "rates"}, 90) is None
     assert run.budget.skipped == ["ours step 256x256 batch 1 bf16", "rates"]
+    late = {"good": False, "stopped": True, "failures": [], "error": "stopped after 45 s"}
+    monkeypatch.setattr(plan.checks, "run_tests", lambda seconds: late)
+    run.budget = Budget(75.0)
+    plan.tests_of_the_device(run)
+    assert run.budget.skipped == ["tests"]
     assert plan.faults(run.record) == []
+    run.budget = Budget(1e9)
+    plan.tests_of_the_device(run)  # all the time that tests may take was not enough
+    assert plan.faults(run.record) == ["tests: stopped after 45 s"]
+
+
+def test_the_start_of_a_worker_takes_time_too():
+    import plan
+    from networks import Case
+    from timing import Budget
+
+    run = simulated()
+    for running in (True, False):
+        run.workers.running = running
+        run.budget = Budget(plan.START_SECONDS)
+        plan.measure_time(run, "ours", Case(256, 1, "bf16"), "step")
+        assert run.budget.skipped == ([] if running else ["ours step 256x256 batch 1 bf16"])
 
 
 def test_every_kind_of_fault_fails_the_check():

@@ -30,24 +30,41 @@ def run_tests(seconds: float, marker: str = MARKER, tests: tuple[str, ...] = TES
     """Counts of pytest's outcomes, and its failures, one line each."""
     if importlib.util.find_spec("pytest") is None:
         return {"good": False, "error": "pytest is not installed: pip install pytest"}
-    command = [sys.executable, "-m", "pytest", "-v", "-m", marker, "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-v", "-ra", "-m", marker, "-p", "no:cacheprovider", *tests]
     if importlib.util.find_spec("pytest_timeout") is not None:  # names the test that hangs, wherever it does
         command += ["-o", f"timeout={TEST_SECONDS:.0f}", "-o", "timeout_method=thread"]
     try:
         run = subprocess.run(
             command, cwd=REPO, capture_output=True, text=True, timeout=max(seconds, 1), check=False
         )
+        printed, status = run.stdout or run.stderr, run.returncode
     except subprocess.TimeoutExpired as error:
-        printed = error.stdout or b""  # bytes, whatever `text` says
-        said = (printed if isinstance(printed, str) else printed.decode(errors="replace")).strip()
-        last = said.splitlines()[-1][:200] if said else "no output"
-        return {"good": False, "error": f"stopped after {seconds:.0f} s; the last line was: {last}"}
-    lines = run.stdout.strip().splitlines() or run.stderr.strip().splitlines() or ["no output"]
+        said = error.stdout or b""  # bytes, whatever `text` says
+        printed, status = said if isinstance(said, str) else said.decode(errors="replace"), None
+    return _understood(printed, status, seconds)
+
+
+def _understood(printed: str, status: int | None, seconds: float) -> dict[str, Any]:
+    """What pytest said; `status` is None where it was stopped after `seconds`."""
+    lines = printed.strip().splitlines() or ["no output"]
     counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|errors?|skipped)", lines[-1])}
-    failures = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))][:20]
-    good = run.returncode == 0 and counts.get("passed", 0) > 0
-    result: dict[str, Any] = {"good": good, **counts, "failures": failures}
-    if not good and not failures:
+    of_test = re.compile(r"(\S+::.+?)(?: (PASSED|FAILED|ERROR|SKIPPED)|$)")
+    told = [match for line in lines if (match := of_test.match(line))]
+    failures = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if not failures:  # where pytest did not come to its summary
+        failures = [f"{m[2]} {m[1]}"[:200] for m in told if m[2] in ("FAILED", "ERROR")]
+    failures = failures[:20]
+    without = "no CUDA device" in printed  # those that need one were skipped
+    good = status == 0 and counts.get("passed", 0) > 0 and not without
+    result: dict[str, Any] = {"good": good, **counts, "failures": failures, "stopped": status is None}
+    if status is None or not counts:
+        how = f"stopped after {seconds:.0f} s" if status is None else "pytest ended without a summary"
+        result["error"] = f"{how}; the last line of a test was: {told[-1][0] if told else lines[-1]}"[:300]
+        if failures:
+            failures.append(result["error"])
+    elif without:
+        result["error"] = "pytest saw no CUDA device"
+    elif not good and not failures:
         result["error"] = lines[-1][:200]
     return result
 

@@ -111,6 +111,8 @@ def dense_block_rates(watch: Stopwatch, size: int, peaks: dict[str, float]) -> l
 def measure(watch: Stopwatch, tiny: bool) -> dict[str, Any]:
     """All of the above. `tiny`: small sizes, to exercise the code on a CPU."""
     side, elements, size, op_size = (64, 1 << 12, 16, 24) if tiny else (8192, 1 << 28, 1024, 8192)
+    if watch.device.type == "cuda" and torch.cuda.mem_get_info(watch.device)[0] < 8 << 30:
+        op_size = 4096
     peaks = {p: matmul_rate(watch, p, side if p != "float32" or tiny else 4096) for p in networks.PRECISIONS}
     copy = copy_rate(watch, elements)
     return {

@@ -21,14 +21,15 @@ SECONDS = {"cuda": 0.4, "cpu": 0.0}  # of repeated calls; 3 at least
 
 
 def time_job(request: dict[str, Any], watch: Stopwatch) -> dict[str, Any]:
-    """Median seconds of a job, and bytes that a call adds at most to model, optimiser and images."""
+    """Median seconds of a job, and bytes that a call adds to model, gradients, optimiser and images."""
     device = watch.device
     case = Case(*(request[key] for key in ("size", "batch", "precision", "blocks")))
     call = networks.build(request["name"], case, request["job"], device)
     call()  # kernels are chosen, compiled and tried out in the first call, with memory of their own
     watch.synchronize()
     added, peak = None, None
-    if device.type == "cuda" and not request["name"].endswith("graph"):  # whose memory is its pool's for good
+    # The memory of a graph, and max-autotune makes one, is its pool's for good.
+    if device.type == "cuda" and not request["name"].endswith(("graph", "compile")):
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()

@@ -295,7 +295,8 @@ class _Progress:
         most = Counter(name for record in records for name in record["bytes"] if name != source)
         if most:
             target = most.most_common(1)[0][0]
-            alone = not parts["validation"] and len({item["patient"] for item in parts["training"]}) == 1
+            usable = [item for item in parts["training"] if {source, target} <= set(item["bytes"])]
+            alone = not parts["validation"] and len({item["patient"] for item in usable}) == 1
             options = " --validation 0" if alone else ""  # nobody is left to be drawn for it
             self._say(
                 f"train with: ivan train --data {data} --from {source} --to {target} --out RUN{options}"
