@@ -83,17 +83,7 @@ def test_the_tests_for_a_gpu_are_found_by_pytest_alone(tmp_path):
 
     (tmp_path / "sitecustomize.py").write_text(BLOCK)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        checks.MARKER,
-        "-p",
-        "no:cacheprovider",
-        "--collect-only",
-    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", checks.MARKER, "-p", "no:cacheprovider", "--co"]
     done = subprocess.run(
         [*command, *checks.TESTS], env=environment, capture_output=True, text=True, check=False, cwd=REPO
     )

@@ -26,9 +26,7 @@ SEEDS = {"forward": 5, "inverse": 5, "gradient": 11}
 # tells; of 21 x 21 nearly half do, and a right network would fail one check in five.
 GRADIENT_SIDE = 13
 SIGNIFICANT_BITS = {"tf32": 11, "bf16": 8}
-# float32 on the device against the public implementation's float64; of the parameters' gradients the median,
-# and the largest error where one crossing of LeakyReLU's 0 must not count as a fault.
-OFFICIAL_TOLERANCE, OFFICIAL_WORST = 1e-4, 1e-2
+OFFICIAL_TOLERANCE = 1e-4  # float32 on the device against the public implementation's float64
 
 
 def relative(found: Tensor, truth: Tensor) -> float:
@@ -98,7 +96,7 @@ def against_float64(precision: str, device: torch.device, size: int, blocks: int
 
 
 def official(device: torch.device) -> dict[str, Any] | None:
-    """Relative errors of outputs and gradients against the public implementation's vectors in
+    """Largest relative error of outputs and gradients against the public implementation's vectors in
     ``$IVAN_SHARED/reference``, or None where they are absent."""
     path = Path(os.environ.get("IVAN_SHARED", "../shared")) / "reference" / "official_2blocks.npz"
     if not path.is_file():
@@ -117,13 +115,10 @@ def official(device: torch.device) -> dict[str, Any] | None:
         loss.backward()
     errors = {"forward": relative(y, torch.from_numpy(vectors["forward"]))}
     errors["inverse"] = relative(inverse, torch.from_numpy(vectors["inverse_of_x"]))
-    per_parameter = []
     names = {tensor.data_ptr(): key for key, tensor in official_state_dict(model).items()}
     for parameter in model.parameters():
         expected = torch.from_numpy(vectors[f"grad/{names[parameter.data_ptr()]}"])
         if expected.any():
             assert parameter.grad is not None
-            per_parameter.append(relative(parameter.grad, expected))
-    errors["gradients"], worst = statistics.median(per_parameter), max(per_parameter)
-    good = max(errors.values()) <= OFFICIAL_TOLERANCE and worst <= OFFICIAL_WORST
-    return {"errors": {**errors, "worst gradient": worst}, "good": good}
+            errors["gradients"] = max(errors.get("gradients", 0.0), relative(parameter.grad, expected))
+    return {"errors": errors, "good": max(errors.values()) <= OFFICIAL_TOLERANCE}

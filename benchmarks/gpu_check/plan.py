@@ -21,7 +21,7 @@ COMPILED = tuple(
 )
 GRAPH_SIZES = (256, 512)
 COMPILE_SECONDS = 170.0  # max-autotune of one job, at most
-TEST_SECONDS = 200.0  # of all tests, at most
+TESTS_SECONDS = 200.0  # of all tests, at most
 SANITIZER_SECONDS = 75.0  # of one tool, at most
 START_SECONDS = 8.0  # of a new worker, until it answers
 LARGE = 4096  # the slice that must train
@@ -210,8 +210,8 @@ def tests_of_the_device(run: Run) -> None:
     if not run.budget.fits("tests", 60):
         return
     left = run.budget.left() - 30
-    found = checks.run_tests(min(TEST_SECONDS, left))
-    if found.get("stopped") and left < TEST_SECONDS and not found["failures"]:
+    found = checks.run_tests(min(TESTS_SECONDS, left))
+    if found.get("stopped") and left < TESTS_SECONDS and not found["failures"]:
         run.budget.skipped.append("tests")
     else:
         run.record["tests"] = found

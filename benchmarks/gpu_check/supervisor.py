@@ -41,7 +41,7 @@ class Supervisor:
         self.answers: queue.Queue[str] = queue.Queue()
         self.messages: list[str] = []  # the worker's error stream, its last lines
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> None:
         process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE,
@@ -58,14 +58,16 @@ class Supervisor:
         for reader in self.readers:
             reader.start()
         self.process = process
-        return process
 
     @property
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        process = self.process if self.process is not None and self.running else self.start()
+        if not self.running:
+            self.start()
+        process = self.process
+        assert process is not None
         assert process.stdin is not None
         deadline = time.monotonic() + max(seconds, 0.1)
         try:

@@ -145,8 +145,10 @@ def _continued(path: Path, method: Method, optimizer: Any, plan: Plan, budget: B
 def _read(path: Path, keys: Iterable[str], instead: str) -> dict[str, Any]:
     """What `_save` has kept, with all of `keys`; `instead` says what to do about a damaged file."""
     try:
-        kept = torch.load(path, weights_only=True)
-        return {**kept, **{key: kept[key] for key in keys}}
+        kept = dict(torch.load(path, weights_only=True))
+        if missing := set(keys) - set(kept):
+            raise KeyError(*missing)
+        return kept
     except Exception as error:  # whatever a damaged file makes of itself
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); {instead}") from None
 

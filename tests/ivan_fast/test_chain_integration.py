@@ -19,11 +19,6 @@ from ivan_fast import DenseBlock, ReversibleSequential, ops
 from ivan_fast.modules import coupling
 from ivan_fast.reversible.guard import Guard
 
-gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
-
 
 class Around(nn.Module):
     """A chain between two ordinary layers."""
@@ -185,7 +180,7 @@ def test_a_step_stays_on_the_device(
 class TestOnGpu:
     """What only a CUDA device has."""
 
-    pytestmark = gpu
+    pytestmark = pytest.mark.gpu
 
     @pytest.mark.parametrize("compute", ["strict", "bf16"])
     @pytest.mark.parametrize("kernel", ["layerwise", "fused"])

@@ -15,10 +15,7 @@ from ivan_fast import DenseBlock, ops, reference
 
 cpu = ops  # of tensors there; tests/cuda_emulation puts emulated kernels in the other's place
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 SHAPES = [
     (1, 1, 1, 32, 5, 64, 80),
     (2, 3, 2, 4, 4, 33, 18),

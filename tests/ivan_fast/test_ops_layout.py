@@ -114,8 +114,6 @@ def test_too_few_dimensions_are_named():
 
 @pytest.mark.gpu
 def test_mixed_devices_are_named(case):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     tensors = case.inputs()
     for position in range(len(tensors)):
         with pytest.raises(RuntimeError, match="device"):

@@ -18,7 +18,7 @@ from FrEIA.modules import InvertibleModule
 from FrEIA.modules.coupling_layers import _BaseCouplingBlock
 from torch import Tensor, nn
 
-from ivan.benchmark.twin import EagerBlock, EagerIVAN
+from ivan.benchmark.twin import EagerBlock, EagerIVAN, inverse_of
 
 
 class _Mix(InvertibleModule):
@@ -29,7 +29,7 @@ class _Mix(InvertibleModule):
         self.weight = block.mix
 
     def forward(self, x: Any, c: Any = None, rev: bool = False, jac: bool = True) -> tuple[Any, Any]:
-        weight = torch.inverse(self.weight) if rev else self.weight
+        weight = inverse_of(self.weight) if rev else self.weight
         pixels = x[0][0, 0].numel()
         log_det = pixels * torch.linalg.slogdet(self.weight)[1] if jac else 0.0
         return (F.conv2d(x[0], weight[:, :, None, None]),), -log_det if rev else log_det

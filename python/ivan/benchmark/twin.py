@@ -70,12 +70,12 @@ class EagerBlock(nn.Module):
         y1, y2 = y[:, : self.split], y[:, self.split :]
         x2 = (y2 - self.g(y1)) / torch.exp(self._scale(y1))
         x1 = y1 - self.f(x2)
-        return F.conv2d(torch.cat((x1, x2), 1), _inverse(self.mix)[:, :, None, None])
+        return F.conv2d(torch.cat((x1, x2), 1), inverse_of(self.mix)[:, :, None, None])
 
 
-def _inverse(weight: Tensor) -> Tensor:
-    """Of a [C, C] matrix. Never waits for the device, as `torch.inverse` does to look for errors: a CUDA
-    graph could not capture that."""
+def inverse_of(weight: Tensor) -> Tensor:
+    """The inverse of a [C, C] matrix. Never waits for the device, as `torch.inverse` does to look for errors:
+    a CUDA graph could not capture that."""
     if len(weight) == 2:  # nothing for torch.compile to stumble over
         (a, b), (c, d) = weight[0].unbind(), weight[1].unbind()
         return torch.stack((d, -b, -c, a)).view(2, 2) / (a * d - b * c)

@@ -91,8 +91,8 @@ def evaluate_folders(
             left_out.done()
             held[chosen.case.name] = held.get(chosen.case.name) or masked
             missing += ssim_line(chosen.case.name, values, a[cut].shape, axis, variant)
-            result.cases.append(CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol))
-            result.show(values["psnr"], partial(_view, pair, real[0], a, b, plane, (start, stop)))
+            row = CaseMetrics(chosen.case.name, pair.modality, "files", values, protocol)
+            result.add([row], partial(_view, pair, real[0], a, b, plane, (start, stop)))
             say(f"evaluated {pair.modality} of {chosen.case.name}")
     result.left_out = left_out.summary("measured")
     words = {

@@ -77,19 +77,17 @@ class Evaluation:
     views: list[Any] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left_out: InputError | None = None
-    _lowest: float = field(default=math.inf, init=False, repr=False)  # PSNR of a case in `views`
 
-    def show(self, psnr: float, view: Callable[[], Any]) -> None:
-        """Keep a case's images in `views` if it is one of the first, or the worst so far.
+    def add(self, rows: Sequence[CaseMetrics], view: Callable[[], Any]) -> None:
+        """Add a case's numbers, and its images to `views` if it is one of the first or the worst so far.
 
         Args:
-            psnr: its lowest, of all modalities and directions. view: makes the images, where they are kept.
+            rows: of all its modalities and directions. view: makes the images, where they are kept.
         """
-        if len(self.views) >= VIEWED_CASES and psnr >= self._lowest:
-            return
-        self.views[VIEWED_CASES:] = []  # the worst until now, unless it is one of the first
-        self.views.append(view())
-        self._lowest = min(self._lowest, psnr)
+        lowest = min((row.values["psnr"] for row in self.cases), default=math.inf)
+        if len(self.views) < VIEWED_CASES or min(row.values["psnr"] for row in rows) < lowest:
+            self.views[VIEWED_CASES:] = [view()]  # in place of the worst until now
+        self.cases += rows
 
     def means(self) -> list[dict[str, Any]]:
         """Mean over cases for each direction and target, with the number of cases; `counts` has the number

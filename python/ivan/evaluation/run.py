@@ -197,7 +197,6 @@ def _evaluate_case(
             seen = any(item.overlaps(_range_of(item, r)) for r in (trained or {}).get(item.case.name, []))
             rows.append(CaseMetrics(item.case.name, name, word, values, protocol, seen))
             made.append((name, list(given), word, predicted[:, index]))
-    found.cases += rows
     found.warnings += warnings
 
     def view() -> CaseResult:
@@ -217,7 +216,7 @@ def _evaluate_case(
             oriented=not loaded.reference.grid.image,
         )
 
-    found.show(min(row.values["psnr"] for row in rows), view)
+    found.add(rows, view)
 
 
 def _check_uncertainty(predictor: Predictor, directions: Sequence[bool]) -> None:
